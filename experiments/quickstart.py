@@ -1,0 +1,33 @@
+"""Quickstart: a GPT that learns Python from Python's own standard library.
+
+Data      the .py files of the running interpreter's library, byte by byte; about 3 % of the text, whole packages, held out
+Command   lepjax train experiments/quickstart.py
+Hardware  2 CPU cores
+Measured  to be measured
+"""
+
+from lepjax.cli.train import main
+from lepjax.core.optimizers import AdamW
+from lepjax.core.schedules import Cosine
+from lepjax.data.stdlib import StandardLibrary
+from lepjax.experiment import Experiment, Steps
+from lepjax.models.gpt2 import Gpt2
+from lepjax.run.text import TextBaselines, TextSample
+from lepjax.tasks.language_modeling import LanguageModeling
+
+
+def experiment() -> Experiment:
+    return Experiment(
+        model=Gpt2(vocab_size=256, context=128, layers=4, heads=6, width=192),
+        task=LanguageModeling(bytes=True),
+        data=StandardLibrary(batch_size=16, length=128),
+        optimizer=AdamW(
+            learning_rate=2e-3, beta2=0.99, weight_decay=0.1, clip_norm=1.0, schedule=Cosine(warmup=100, final=0.05)
+        ),
+        length=Steps(900),
+        final=(TextBaselines(), TextSample()),
+    )
+
+
+if __name__ == "__main__":
+    main(experiment)

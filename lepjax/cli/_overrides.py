@@ -1,0 +1,93 @@
+"""Every field of an experiment as a flag, through tyro; errors in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import tyro
+
+from lepjax.core.errors import UserError, nearest
+from lepjax.experiment import Epochs, Examples, Experiment, Length, Steps
+
+SHORTHANDS: dict[str, Any] = {
+    "--steps": lambda text: Steps(int(text)),
+    "--epochs": lambda text: Epochs(float(text)),
+    "--examples": lambda text: Examples(int(text)),
+}
+SHORTHAND_HELP = "Instead of --length.*: --steps N, --epochs X or --examples N."
+
+
+def apply(experiment: Experiment, arguments: list[str], target: str, command: str = "train") -> Experiment:
+    """The experiment with `--field value` overrides. `--help` prints every field with its default and exits.
+
+    Raises `UserError` for an unknown field (with the nearest known one) or a value that does not fit.
+    """
+    length, rest = _length(arguments)
+    if length is not None:
+        experiment = dataclasses.replace(experiment, length=length)
+    heard = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(heard):
+            made, unknown = tyro.cli(
+                Experiment,
+                default=experiment,
+                args=rest,
+                prog=f"lepjax {command} {target}",
+                description=f"Every field of the experiment can be overridden. {SHORTHAND_HELP}",
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_first_line(heard.getvalue()), where=target, fix="See --help.") from None
+    if unknown:
+        name = unknown[0].split("=")[0]
+        known = [*flags(experiment), *SHORTHANDS]
+        raise UserError(f"no field {name}", where=target, fix=nearest(name, known))
+    return made
+
+
+def _length(arguments: list[str]) -> tuple[Length | None, list[str]]:
+    """Takes --steps, --epochs or --examples out of the arguments (at most one of them)."""
+    lengths: list[tuple[str, Length]] = []
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        name, _, value = argument.partition("=")
+        if name not in SHORTHANDS:
+            rest.append(argument)
+            continue
+        value = value or (queue.pop(0) if queue else "")
+        try:
+            lengths.append((name, SHORTHANDS[name](value)))
+        except ValueError as error:
+            raise UserError(f"{value!r} is not a number", where=name) from error
+    if len(lengths) > 1:
+        raise UserError(f"{lengths[0][0]} and {lengths[1][0]} are both given", where="length", fix="Give one of them.")
+    return (lengths[0][1] if lengths else None), rest
+
+
+def flags(config: Any, prefix: str = "") -> Iterator[str]:
+    """The flag of every field, as tyro spells them."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value):
+            yield from flags(value, f"{name}.")
+        else:
+            yield f"--{name}"
+
+
+def _first_line(box: str) -> str:
+    """The first sentence inside tyro's frame."""
+    for line in box.splitlines():
+        text = re.sub(r"[│╭╮╰╯─]", " ", line).strip()
+        if text and not re.fullmatch(r"(Parsing error|Value error|.* error|Unrecognized options)", text):
+            return text
+    return "the arguments could not be read"

@@ -1,0 +1,39 @@
+"""Train an experiment, or go on where it stopped.
+
+usage: lepjax train EXPERIMENT [--field value ...]
+
+EXPERIMENT is a file such as experiments/quickstart.py, or experiments/quickstart.py:variant.
+lepjax train EXPERIMENT --help lists every field with its default.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Callable
+
+from lepjax.cli import _load, _overrides
+from lepjax.cli.main import STARTED
+from lepjax.core.errors import DONE, guarded
+from lepjax.experiment import Experiment
+from lepjax.report.html import Report
+from lepjax.run.train import train
+
+
+def run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return DONE
+    name, experiment = _load.from_file(arguments[0])
+    return _train(name, _overrides.apply(experiment, arguments[1:], arguments[0]))
+
+
+def _train(name: str, experiment: Experiment) -> int:
+    return train(experiment, name, callbacks=[Report()], import_seconds=time.perf_counter() - STARTED).code
+
+
+def main(make: Callable[[], Experiment]) -> None:
+    """What an experiment module calls: `python -m experiments.NAME ...` is `lepjax train experiments/NAME.py ...`."""
+    file = inspect.getsourcefile(make) or make.__module__
+    sys.exit(guarded(lambda: run([file, *sys.argv[1:]])))

@@ -1,0 +1,92 @@
+"""One's own text: a plain-text file, or an array of tokens on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import os
+import pathlib
+
+import numpy as np
+
+from lepjax.core.errors import UserError
+from lepjax.data.source import Data, Splits
+from lepjax.data.tokens import TokenWindows
+from lepjax.data.vocabulary import Bytes, Characters, Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFile(Data):
+    """A UTF-8 text file (.gz is unpacked), split once: the first part trains, the rest is `dev`."""
+
+    path: str = ""
+    """The file; environment variables in it are expanded."""
+    length: int = 128
+    """Tokens per window."""
+    dev: float = 0.1
+    """Share of the text, at its end, that is kept for evaluation."""
+    characters: bool = False
+    """One token per distinct character instead of per byte."""
+
+    def load(self) -> Splits:
+        text = read_text(self.path)
+        vocabulary: Vocabulary = Characters("".join(sorted(set(text)))) if self.characters else Bytes()
+        tokens = vocabulary.encode(text)
+        cut = round(len(tokens) * (1.0 - self.dev))
+        return Splits(
+            train=TokenWindows(tokens[:cut], self.length, shift=True, where=self.path),
+            evaluation={"dev": TokenWindows(tokens[cut:], self.length, shift=False, where=f"{self.path} (dev)")},
+            vocabulary=vocabulary,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenFiles(Data):
+    """Token ids in .npy files (any integer dtype, one dimension), read through the page cache, never all at once."""
+
+    train: str = ""
+    """The training tokens; environment variables are expanded."""
+    dev: str = ""
+    """The tokens to evaluate on."""
+    length: int = 1024
+    """Tokens per window."""
+
+    def load(self) -> Splits:
+        return Splits(
+            train=TokenWindows(read_tokens(self.train), self.length, shift=True, where=self.train),
+            evaluation={"dev": TokenWindows(read_tokens(self.dev), self.length, shift=False, where=self.dev)},
+        )
+
+
+def _existing(path: str) -> pathlib.Path:
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if not path or not os.path.isfile(expanded):
+        raise UserError("no such file", where=expanded or "data.path", fix="Pass --data.path with a file.")
+    return pathlib.Path(expanded)
+
+
+def read_text(path: str) -> str:
+    file = _existing(path)
+    try:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        return data.decode()
+    except (OSError, EOFError) as error:
+        raise UserError(f"not a complete gzip file ({error})", where=str(file)) from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"byte {data[error.start]:#04x} at offset {error.start} is not UTF-8", where=f"{file} line {line}"
+        ) from error
+
+
+def read_tokens(path: str) -> np.ndarray:
+    file = _existing(path)
+    try:
+        tokens = np.load(file, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise UserError(f"not a .npy file ({error})", where=str(file)) from error
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+        raise UserError(
+            f"{tokens.dtype} of shape {tokens.shape}", where=str(file), fix="Save one integer array of one dimension."
+        )
+    return tokens

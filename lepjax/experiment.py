@@ -1,0 +1,314 @@
+"""An Experiment: a page of frozen dataclasses that says what is learned, from what, how, and for how long.
+
+Composition only. `build` turns it into pure functions; `lepjax.run` runs those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from lepjax.core import fields, parameters, rng, sharding
+from lepjax.core.errors import UserError
+from lepjax.core.fields import hparam, runtime
+from lepjax.core.functional import Functional
+from lepjax.core.optimizers import AdamW, Optimizer, freezing
+from lepjax.core.plateau import Plateau
+from lepjax.core.precision import Policy, policy
+from lepjax.core.sharding import Placement, state_shardings
+from lepjax.core.state import State, create
+from lepjax.core.step import Step, make_train_step
+from lepjax.data.plan import Plan
+from lepjax.data.source import Data, Splits
+from lepjax.models.model import Model
+from lepjax.tasks.task import Task, make_loss, make_measure
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """How long to train."""
+
+    def in_steps(self, records: int, batch_size: int) -> int:
+        raise TypeError(f"{type(self).__name__} must define in_steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps(Length):
+    """A number of optimizer steps."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+
+    def in_steps(self, records: int, batch_size: int) -> int:
+        return self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs(Length):
+    """Passes over the training data, rounded up to whole steps."""
+
+    epochs: float = 1.0
+    """Passes over the data."""
+
+    def in_steps(self, records: int, batch_size: int) -> int:
+        return -int(-self.epochs * records // batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples(Length):
+    """Training examples seen, rounded up to whole steps."""
+
+    examples: int = 100_000
+    """Examples."""
+
+    def in_steps(self, records: int, batch_size: int) -> int:
+        return -(-self.examples // batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when a metric has not improved for a while."""
+
+    monitor: str = "dev_loss"
+    """The metric to watch."""
+    mode: str = "min"
+    """Whether lower (`min`) or higher (`max`) is better."""
+    patience: int = 3
+    """Evaluations without an improvement that are tolerated."""
+    min_delta: float = 0.0
+    """The change that counts as an improvement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalEvaluation:
+    """Something computed once after training; see `run.final`. Derive a dataclass and define `evaluate`."""
+
+    def evaluate(self, trained: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} must define evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run is a pure function of these fields, the data and the seed."""
+
+    model: Model
+    """What is trained."""
+    task: Task
+    """What is learned."""
+    data: Data
+    """From what."""
+    optimizer: Optimizer = AdamW()
+    """How."""
+    length: Length = hparam(Steps(1000))
+    """For how long."""
+    precision: str = "float32"
+    """Compute dtype: float32, bfloat16 or float16 (with a dynamic loss scale). Parameters stay float32."""
+    accumulate: int = 1
+    """Microbatches per optimizer step."""
+    ema: float | None = hparam(None)
+    """Decay of an average of the parameters, which is then evaluated; None keeps none."""
+    seed: int = 0
+    """Seeds initialisation, data order and dropout."""
+    best: str = runtime("")
+    """The metric whose best checkpoint is kept, such as dev_loss; empty keeps the last only."""
+    best_mode: str = runtime("min")
+    """Whether lower (`min`) or higher (`max`) is better."""
+    early_stopping: EarlyStopping | None = runtime(None)
+    """When to stop before the end."""
+    plateau: Plateau | None = runtime(None)
+    """When to lower the learning rate."""
+    evaluate_every: int = runtime(0)
+    """Steps between evaluations; 0 evaluates at the end only."""
+    evaluation_batch_size: int = runtime(0)
+    """Rows per evaluation batch; 0 takes the training batch size."""
+    checkpoint_every: int = runtime(1000)
+    """Steps between checkpoints; the last step is always saved."""
+    log_every: int = runtime(10)
+    """Steps between lines of metrics.jsonl and the terminal."""
+    max_skipped: int = runtime(20)
+    """Non-finite steps in a row, as seen at logged steps, that end the run."""
+    final: tuple[FinalEvaluation, ...] = runtime(())
+    """What to compute once after training."""
+    mesh: str = runtime("auto")
+    """Devices per axis, such as data=2,fsdp=-1,tensor=2 (one -1 fills up); auto puts all on data."""
+    allow_replication: tuple[str, ...] = runtime(())
+    """Logical axes that may be replicated where they do not divide."""
+    run_dir: str = runtime("")
+    """Where the run lives; empty: runs/<experiment>/<id>."""
+    debug: bool = runtime(False)
+    """Run the step without jit, print every module's output shape and stop at the first that is not finite."""
+
+    def hparams(self, total_steps: int) -> dict[str, float]:
+        """Initial values of all hyperparameter leaves. Raises `UserError` where two parts claim one name."""
+        parts = {
+            "optimizer": self.optimizer.hparams(total_steps),
+            "model": self.model.hparams(),
+            "task": self.task.hparams(),
+            "experiment": {} if self.ema is None else {"ema_decay": self.ema},
+        }
+        merged: dict[str, float] = {}
+        for part, values in parts.items():
+            if twice := sorted(set(merged) & set(values)):
+                raise UserError(f"hyperparameter {twice[0]!r} is claimed twice", where=part)
+            merged.update(values)
+        return merged
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """An experiment as pure functions, and the shapes and shardings to run them with."""
+
+    experiment: Experiment
+    model: Functional
+    policy: Policy
+    placement: Placement
+    plan: Plan
+    splits: Splits
+    total_steps: int
+    step: Step
+    measure: Callable[..., Any]
+    init: Callable[[], State]
+    abstract: State
+    shardings: State
+
+
+def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Built:
+    """Composes everything a run needs. Raises `UserError` for what does not fit, before anything is compiled."""
+    devices = jax.devices() if devices is None else devices
+    sizes = sharding.parse_mesh(experiment.mesh, len(devices))
+    placement = Placement(sharding.make_mesh(sizes, devices), allow_replication=experiment.allow_replication)
+    check_batch(experiment, placement)
+    precision = policy(experiment.precision)
+    model = experiment.model.build(precision)
+    placement.parameters(model.leaves)  # a leaf that does not divide is an error now, not after reading the data
+    splits = experiment.data.load()
+    check_vocabulary(experiment, splits)
+    plan = Plan(len(splits.train), experiment.data.batch_size, experiment.seed, splits.train.digest)
+    total_steps = experiment.length.in_steps(plan.records, plan.batch_size)
+    hparams = experiment.hparams(total_steps)
+    optimizer = experiment.optimizer.build(model.leaves)
+    loss = freezing(make_loss(experiment.task, model), experiment.optimizer.frozen(model.leaves))
+    step = make_train_step(loss, optimizer, experiment.optimizer.schedule, precision, experiment.accumulate)
+
+    def fresh(seed: jax.Array) -> State:
+        # The seed is an argument: as a constant it would compile initialisation anew for every seed.
+        params, model_state = model.init(rng.seed_key(seed, rng.INIT))
+        opt_state = optimizer(hparams).init(params)
+        key = rng.seed_key(seed, rng.TRAIN)
+        scale = precision.loss_scale()
+        return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
+
+    abstract = jax.eval_shape(fresh, experiment.seed)
+    shardings = state_shardings(abstract, model.leaves, placement)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    return Built(
+        experiment=experiment,
+        model=model,
+        policy=precision,
+        placement=placement,
+        plan=plan,
+        splits=splits,
+        total_steps=total_steps,
+        step=step,
+        measure=make_measure(experiment.task, model),
+        init=lambda: jax.jit(fresh, out_shardings=shardings)(experiment.seed),
+        abstract=abstract,
+        shardings=shardings,
+    )
+
+
+def check_batch(experiment: Experiment, placement: Placement) -> None:
+    rows, ways = experiment.data.batch_size, placement.batch_ways
+    if experiment.accumulate < 1 or rows < 1:
+        raise UserError(f"batch size {rows}, accumulate {experiment.accumulate}", where="experiment", fix="Use at least 1.")
+    if rows % (ways * experiment.accumulate):
+        raise UserError(
+            f"batch size {rows} does not divide over {ways} devices x {experiment.accumulate} microbatches",
+            where=f"mesh {experiment.mesh}",
+            fix=f"Use a multiple of {ways * experiment.accumulate}, such as --data.batch-size "
+            f"{-(-rows // (ways * experiment.accumulate)) * ways * experiment.accumulate}.",
+        )
+
+
+def check_vocabulary(experiment: Experiment, splits: Splits) -> None:
+    size = getattr(experiment.model, "vocab_size", None)
+    if splits.vocabulary is not None and size is not None and splits.vocabulary.size > size:
+        raise UserError(
+            f"the data has {splits.vocabulary.size} tokens, the model {size}",
+            where="model.vocab_size",
+            fix=f"Pass --model.vocab-size {splits.vocabulary.size} or more.",
+        )
+
+
+# ---- identity and (de)serialisation ----
+
+
+def identity(experiment: Experiment) -> str:
+    """Hash of the identity fields: two experiments with the same one are the same run."""
+    # An hparam that is None is not in the program at all: its absence is part of the identity, its value is not.
+    values = {
+        path: value
+        for path, kind, value in fields.walk(experiment)
+        if kind == fields.IDENTITY or (kind == fields.HPARAM and value is None)
+    }
+    text = json.dumps(values, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def differences(old: Experiment, new: Experiment, kind: str) -> list[tuple[str, Any, Any]]:
+    """`(path, old value, new value)` of the fields of one kind that differ."""
+    before = {path: value for path, k, value in fields.walk(old) if k == kind}
+    after = {path: value for path, k, value in fields.walk(new) if k == kind}
+    return [(p, before.get(p), after.get(p)) for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)]
+
+
+def to_json(config: Any) -> Any:
+    """Class names and fields, enough to rebuild the experiment without the script that made it."""
+    if dataclasses.is_dataclass(config):
+        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        return {"class": f"{type(config).__module__}:{type(config).__qualname__}", "fields": values}
+    if isinstance(config, (tuple, list)):
+        return [to_json(item) for item in config]
+    if isinstance(config, float) and config in (float("inf"), float("-inf")):
+        return {"float": str(config)}  # JSON has no infinities
+    return config
+
+
+def from_json(data: Any, where: str = "experiment.json") -> Any:
+    """Rebuilds what `to_json` wrote. Raises `UserError` for a class that is not importable or not a dataclass."""
+    if isinstance(data, list):
+        return tuple(from_json(item, where) for item in data)
+    if not isinstance(data, dict):
+        return data
+    if "float" in data:
+        return float(data["float"])
+    module, _, name = str(data.get("class")).partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"class {data.get('class')!r} cannot be imported",
+            where=where,
+            fix="Name the experiment file instead of the run directory.",
+        ) from error
+    if not dataclasses.is_dataclass(kind):
+        raise UserError(f"{data['class']!r} is not a dataclass", where=where)
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(data["fields"]) - known):
+        raise UserError(f"{data['class']} has no field {unknown[0]!r}", where=where, fix="It was written by another version.")
+    return kind(**{key: from_json(value, where) for key, value in data["fields"].items()})
+
+
+def describe(model: Functional, placement: Placement) -> list[sharding.Explained]:
+    """One line per parameter: how it is placed."""
+    return sharding.explain(model.leaves, dict(placement.mesh.shape), placement.rules, placement.allow_replication)
+
+
+def parameter_count(model: Functional) -> int:
+    return parameters.count(model.leaves)

@@ -1,0 +1,210 @@
+"""GPT-2 (Radford et al., Language Models are Unsupervised Multitask Learners, 2019).
+
+Names, initialisation and arithmetic are those of the released model: pre-norm blocks, learned positions, tanh GELU, the
+output tied to the token embedding. One difference of layout: the columns of `c_attn` are ordered by head, [head, q|k|v,
+size] instead of [q|k|v, head, size], so that a tensor-parallel mesh cuts between heads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lepjax.core.errors import UserError
+from lepjax.core.fields import hparam, runtime
+from lepjax.core.precision import Policy
+from lepjax.core.sharding import constrain
+from lepjax.models.layers import make_layers, run_layers
+from lepjax.models.model import Model
+from lepjax.ops.attention import attention, causal, same_segment
+from lepjax.ops.dropout import OFF, Dropout
+
+Cache = dict[str, jax.Array]  # key and value, [layers, rows, positions, heads, size]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpt2(Model):
+    """GPT-2; the defaults are the 124M model."""
+
+    vocab_size: int = 50257
+    """Number of tokens."""
+    context: int = 1024
+    """Longest sequence."""
+    layers: int = 12
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads per block."""
+    width: int = 768
+    """Size of the residual stream."""
+    dropout: float | None = hparam(None)
+    """Dropout rate on embeddings, attention and both sublayers; None removes it from the program."""
+    scan: bool = runtime(True)
+    """Compile one block and scan it, instead of unrolling all."""
+    remat: bool = runtime(False)
+    """Recompute each block in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UserError(f"width {self.width} is not a multiple of {self.heads} heads", where="model.width")
+
+    def module(self, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
+        return Gpt2Module(self, policy, rngs)
+
+    @property
+    def stacks(self) -> tuple[tuple[str, ...], ...]:
+        return (("h",),) if self.scan else ()
+
+    def hparams(self) -> dict[str, float]:
+        return {} if self.dropout is None else {"dropout": self.dropout}
+
+    def flops_per_token(self, length: int) -> float:
+        """6 per matrix parameter (the tied output counts, embedding look-ups do not) plus 12 * layers * width * length
+        for attention: PaLM (Chowdhery et al., 2022), appendix B. The causal mask saves nothing in this count.
+        """
+        matrices = self.layers * 12 * self.width**2 + self.vocab_size * self.width
+        return 6.0 * matrices + 12.0 * self.layers * self.width * length
+
+
+class Gpt2Module(nnx.Module):
+    """tokens int32[rows, length] -> logits [rows, length, vocabulary] (float32)."""
+
+    def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
+        normal = nnx.initializers.normal(0.02)
+        self.config = config
+        self.accumulate = policy.accumulate
+        embed = {"dtype": policy.compute, "param_dtype": policy.param, "embedding_init": normal, "rngs": rngs}
+        axes = {"embedding_metadata": {"axes": ("vocab", "embed")}}
+        self.wte = nnx.Embed(config.vocab_size, config.width, **embed, **axes)
+        axes = {"embedding_metadata": {"axes": ("position", "embed")}}
+        self.wpe = nnx.Embed(config.context, config.width, **embed, **axes)
+        self.h = make_layers(lambda r: Block(config, policy, r), config.layers, config.scan, rngs)
+        self.ln_f = _layer_norm(config, policy, rngs)
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        segments: jax.Array | None = None,
+        drop: Dropout = OFF,
+        cache: Cache | None = None,
+        offset: jax.Array | int = 0,
+    ) -> Any:
+        """With `segments` (int32[rows, length]) packed examples do not see each other. With a `cache` the tokens stand at
+        `offset` and following, and `(logits, cache)` is returned.
+        """
+        length = tokens.shape[1]
+        if length > self.config.context:
+            raise UserError(
+                f"{length} tokens are more than the model's context of {self.config.context}",
+                where="model.context",
+                fix="Shorten the sequences or build the model with a longer context.",
+            )
+        x = self.wte(tokens) + self.wpe(offset + jnp.arange(length))
+        x = constrain(drop.at(0)(x), "batch", "length", None)
+        mask = causal(length, length if cache is None else cache["key"].shape[2], offset)
+        if segments is not None:
+            mask = mask & same_segment(segments)
+
+        def block(layer: Block, x: jax.Array, index: Any, kv: Any) -> tuple[jax.Array, Any]:
+            return layer(x, mask, drop.at(1 + index), kv, offset)
+
+        x, cache_out = run_layers(self.h, x, block, cache, self.config.remat)
+        x = self.ln_f(x)
+        table = self.wte.embedding[...].astype(x.dtype)
+        logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=self.accumulate)
+        logits = constrain(logits, "batch", "length", "vocab")
+        return logits if cache is None else (logits, cache_out)
+
+    def empty_cache(self, rows: int, length: int) -> Cache:
+        size = self.config.width // self.config.heads
+        shape = (self.config.layers, rows, length, self.config.heads, size)
+        dtype = self.wte.dtype
+        return {"key": jnp.zeros(shape, dtype), "value": jnp.zeros(shape, dtype)}
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each behind a layer norm and added to the stream."""
+
+    def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.ln_1 = _layer_norm(config, policy, rngs)
+        self.attn = Attention(config, policy, rngs)
+        self.ln_2 = _layer_norm(config, policy, rngs)
+        self.mlp = Mlp(config, policy, rngs)
+
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any
+    ) -> tuple[jax.Array, Any]:
+        attended, kv = self.attn(self.ln_1(x), mask, drop.at(0), kv, offset)
+        x = constrain(x + drop.at(1)(attended), "batch", "length", None)
+        x = constrain(x + drop.at(2)(self.mlp(self.ln_2(x))), "batch", "length", None)
+        return x, kv
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused projection."""
+
+    def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.heads = config.heads
+        self.c_attn = _linear(config.width, 3 * config.width, ("embed", "heads"), 0.02, policy, rngs)
+        self.c_proj = _linear(config.width, config.width, ("heads", "embed"), _residual_std(config), policy, rngs)
+
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any
+    ) -> tuple[jax.Array, Any]:
+        rows, length, width = x.shape
+        qkv = self.c_attn(x).reshape(rows, length, self.heads, 3, width // self.heads)
+        query, key, value = (constrain(qkv[..., i, :], "batch", "length", "heads", None) for i in range(3))
+        if kv is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(kv["key"], key, offset, axis=1)
+            value = jax.lax.dynamic_update_slice_in_dim(kv["value"], value, offset, axis=1)
+            kv = {"key": key, "value": value}
+        out = attention(query, key, value, mask=mask, drop=drop)
+        return self.c_proj(out.reshape(rows, length, width)), kv
+
+
+class Mlp(nnx.Module):
+    """Four times as wide inside, tanh GELU."""
+
+    def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.c_fc = _linear(config.width, 4 * config.width, ("embed", "mlp"), 0.02, policy, rngs)
+        self.c_proj = _linear(4 * config.width, config.width, ("mlp", "embed"), _residual_std(config), policy, rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.c_proj(jax.nn.gelu(self.c_fc(x), approximate=True))
+
+
+def _residual_std(config: Gpt2) -> float:
+    return 0.02 / (2 * config.layers) ** 0.5  # the stream sums 2 * layers of these
+
+
+def _linear(
+    inputs: int, outputs: int, axes: tuple[str, str], std: float, policy: Policy, rngs: nnx.Rngs
+) -> nnx.Linear:
+    bias = axes[1] if axes[1] != "embed" else "norm"  # a bias on the stream is small: replicate it
+    return nnx.Linear(
+        inputs,
+        outputs,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        kernel_init=nnx.initializers.normal(std),
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": (bias,)},
+        rngs=rngs,
+    )
+
+
+def _layer_norm(config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    metadata: dict[str, Any] = {"axes": ("norm",)}
+    return nnx.LayerNorm(
+        config.width,
+        epsilon=1e-5,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        scale_metadata=metadata,
+        bias_metadata=metadata,
+        rngs=rngs,
+    )

@@ -1,0 +1,46 @@
+"""Equal layers in a row: scanned (compiled once, whatever the depth) or unrolled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, scan: bool, rngs: nnx.Rngs) -> Any:
+    """`count` modules: one module with stacked parameters, or a list. Both hold the same values for one seed."""
+    split = rngs.split(count)
+    if scan:
+        return nnx.vmap(make, in_axes=0, out_axes=0)(split)
+    return nnx.List([make(jax.tree.map(lambda x, i=i: x[i], split)) for i in range(count)])
+
+
+def run_layers(layers: Any, x: jax.Array, call: Callable[..., tuple[jax.Array, Any]], xs: Any, remat: bool) -> Any:
+    """Calls `call(layer, x, index, xs[index]) -> (x, y)` through all layers. Returns `(x, stacked ys)`.
+
+    With `remat` the backward pass recomputes each layer instead of keeping its activations.
+    """
+
+    def body(graphdef: Any, x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        params, index, data = inputs
+        return call(nnx.merge(graphdef, params), x, index, data)
+
+    def pure(layer: Any) -> tuple[Callable[..., Any], Any]:
+        graphdef, params = nnx.split(layer)
+        step = functools.partial(body, graphdef)
+        return (jax.checkpoint(step) if remat else step), nnx.to_pure_dict(params)
+
+    if isinstance(layers, nnx.List):
+        ys = []
+        for i, layer in enumerate(layers):
+            step, params = pure(layer)
+            x, y = step(x, (params, i, jax.tree.map(lambda a, i=i: a[i], xs)))
+            ys.append(y)
+        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)
+    step, params = pure(layers)
+    count = jax.tree.leaves(params)[0].shape[0]
+    return jax.lax.scan(step, x, (params, jnp.arange(count), xs))

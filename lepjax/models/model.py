@@ -1,0 +1,35 @@
+"""What every model family offers: a recipe that builds pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flax import nnx
+
+from lepjax.core.functional import Functional, functional
+from lepjax.core.precision import Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A recipe of a model. To add a family, write a file with a dataclass that derives from this one."""
+
+    def module(self, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
+        """The architecture, computing in `policy.compute`, with parameters in `policy.param`."""
+        raise TypeError(f"{type(self).__name__} must define module")
+
+    @property
+    def stacks(self) -> tuple[tuple[str, ...], ...]:
+        """Paths below which layers are stacked for a scan."""
+        return ()
+
+    def hparams(self) -> dict[str, float]:
+        """Initial values of hyperparameters the model reads (dropout rates)."""
+        return {}
+
+    def flops_per_token(self, length: int) -> float:
+        """Floating-point operations of one forward and backward pass, per token of a sequence; 0 if not known."""
+        return 0.0
+
+    def build(self, policy: Policy) -> Functional:
+        return functional(lambda rngs: self.module(policy, rngs), self.stacks)

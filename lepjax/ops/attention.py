@@ -1,0 +1,38 @@
+"""Scaled dot-product attention (Vaswani et al., 2017) with float32 logits and softmax."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from lepjax.ops import dropout
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    drop: dropout.Dropout = dropout.OFF,
+) -> jax.Array:
+    """query [rows, q, heads, size], key and value [rows, k, heads, size] -> [rows, q, heads, size] in query's dtype.
+
+    `mask` broadcasts to [rows, heads, q, k]; True means visible. `drop` acts on the probabilities.
+    """
+    scale = query.shape[-1] ** -0.5
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+    probabilities = drop(jax.nn.softmax(logits, axis=-1)).astype(query.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", probabilities, value)
+
+
+def causal(queries: int, keys: int, offset: jax.Array | int = 0) -> jax.Array:
+    """bool[1, 1, queries, keys]: query i, at position offset + i, sees keys 0 to offset + i."""
+    return (jnp.arange(keys) <= jnp.arange(queries)[:, None] + offset)[None, None]
+
+
+def same_segment(segments: jax.Array) -> jax.Array:
+    """int32[rows, length] -> bool[rows, 1, length, length]: packed examples see only themselves."""
+    return (segments[:, :, None] == segments[:, None, :])[:, None]

@@ -1,0 +1,49 @@
+"""What watches a run. The loop knows only this protocol; what a run writes, prints or decides is a callback."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lepjax.run.fit import Loop
+    from lepjax.run.train import Outcome
+
+Values = dict[str, float]
+
+
+class Callback:
+    """Every hook is optional. Hooks run in the order of the callbacks, in every process."""
+
+    memory_name = ""
+    """Under this name `memory` goes into the checkpoint; empty: nothing to remember."""
+
+    def memory(self) -> Any:
+        """JSON that, given to `remember`, makes this callback go on as if the run had not been interrupted."""
+
+    def remember(self, memory: Any) -> None:
+        """Takes back what `memory` gave."""
+
+    def started(self, loop: Loop) -> None:
+        """Before the first step of this process."""
+
+    def stepped(self, loop: Loop) -> None:
+        """After each step was dispatched. Must not read device values: they are still being computed."""
+
+    def published(self, loop: Loop, step: int, values: Values) -> None:
+        """Host values became known: of a training step (one step late) or of an evaluation."""
+
+    def finished(self, loop: Loop) -> None:
+        """After the last step of this process, also when an error ended it."""
+
+    def concluded(self, outcome: Outcome) -> None:
+        """After result.json was written."""
+
+
+def collect_memory(callbacks: tuple[Callback, ...]) -> dict[str, Any]:
+    return {c.memory_name: c.memory() for c in callbacks if c.memory_name}
+
+
+def give_memory(callbacks: tuple[Callback, ...], memory: dict[str, Any]) -> None:
+    for callback in callbacks:
+        if callback.memory_name in memory:
+            callback.remember(memory[callback.memory_name])

@@ -1,0 +1,160 @@
+"""The run directory: one experiment, one writer, everything that the run leaves behind.
+
+experiment.json  class names and fields; rebuilds the experiment without the script
+manifest.json    versions, devices, flags, plan fingerprint of the latest start
+metrics.jsonl    one line per logged step or evaluation, and TensorBoard events beside it
+checkpoints/     see run.checkpoint
+result.json, report.html  at the end
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+import sys
+import time
+from importlib import metadata
+from typing import Any
+
+import jax
+
+from lepjax import experiment as experiments
+from lepjax.core import fields
+from lepjax.core.errors import UserError
+from lepjax.experiment import Experiment
+from lepjax.run import files
+
+PACKAGES = ("lepjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class RunDirectory:
+    """Opened by the one process that writes it; read by anybody."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        self._lock: Any = None
+
+    @property
+    def checkpoints(self) -> pathlib.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def result(self) -> pathlib.Path:
+        return self.path / "result.json"
+
+    @property
+    def report(self) -> pathlib.Path:
+        return self.path / "report.html"
+
+    def experiment(self) -> Experiment | None:
+        """The experiment this directory belongs to, or None for a new one."""
+        file = self.path / "experiment.json"
+        return experiments.from_json(files.read_json(file), str(file)) if file.exists() else None
+
+    def claim(self, experiment: Experiment) -> None:
+        """Makes the directory this process's and this experiment's, or raises `UserError` and changes nothing."""
+        self._check_owner(experiment)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a+", encoding="utf-8")  # held open: the lock lives as long as the process
+        except OSError as error:
+            raise UserError(f"cannot be written ({error.strerror})", where=str(self.path), fix="Pass --run-dir.") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"another process trains here ({lock.read().strip() or 'unknown'})",
+                where=str(self.path),
+                fix="Wait for it, stop it, or pass another --run-dir.",
+            ) from error
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.flush()
+        self._lock = lock
+        files.write_json(self.path / "experiment.json", experiments.to_json(experiment))
+
+    def _check_owner(self, experiment: Experiment) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError("is a file", where=str(self.path), fix="Pass another --run-dir.")
+        owner = self.experiment()
+        if owner is None:
+            if any(entry.name != ".lock" for entry in self.path.iterdir()):
+                raise UserError("is not empty and no run directory", where=str(self.path), fix="Pass another --run-dir.")
+            return
+        if experiments.identity(owner) != experiments.identity(experiment):
+            changed = experiments.differences(owner, experiment, fields.IDENTITY)
+            name, old, new = changed[0] if changed else ("an optional field", "unset", "set")
+            raise UserError(
+                f"belongs to another experiment ({name} is {old!r} there, {new!r} here)",
+                where=str(self.path),
+                fix="Pass another --run-dir.",
+            )
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def write_manifest(self, fingerprint: str, mesh: dict[str, int]) -> None:
+        files.write_json(
+            self.path / "manifest.json",
+            {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "command": sys.argv,
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "versions": {name: metadata.version(name) for name in PACKAGES},
+                "git": _git_revision(),
+                "devices": [str(device) for device in jax.devices()],
+                "device_kind": jax.devices()[0].device_kind,
+                "processes": jax.process_count(),
+                "mesh": mesh,
+                "flags": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "LIBTPU_"))},
+                "plan": fingerprint,
+            },
+        )
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a line that a crash cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+        return lines
+
+    def forget_after(self, step: int) -> None:
+        """Drops logged lines of steps that were not saved: they will happen again."""
+        lines = self.read_metrics()
+        kept = [line for line in lines if line["step"] <= step]
+        if len(kept) < len(lines):
+            files.write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def default_path(name: str, experiment: Experiment) -> pathlib.Path:
+    if experiment.run_dir:
+        return pathlib.Path(experiment.run_dir).expanduser()
+    return pathlib.Path("runs") / name / experiments.identity(experiment)
+
+
+def _git_revision() -> str | None:
+    try:
+        out = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None

@@ -1,0 +1,139 @@
+"""The loop. It knows nothing of models, and it never waits for the device to log."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+
+from lepjax.core.errors import CONFIGURATION, DONE, RESTART
+from lepjax.run.callbacks import Callback, Values
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """Why a run ends before its last step. `code` is the command's exit code."""
+
+    reason: str
+    code: int
+
+
+def early(reason: str) -> Stop:
+    return Stop(reason, DONE)
+
+
+def interrupted(reason: str) -> Stop:
+    return Stop(reason, RESTART)
+
+
+def diverged(reason: str) -> Stop:
+    return Stop(reason, CONFIGURATION)
+
+
+class Clock:
+    """Seconds by phase. Phases do not nest; what is in no phase is the step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    @property
+    def outside(self) -> float:
+        """Seconds spent so far on anything but steps and their data."""
+        return sum(seconds for name, seconds in self.seconds.items() if name != "data wait")
+
+
+@dataclasses.dataclass
+class Loop:
+    """Where a run stands. `state` is any pytree with `step` and `cursor`; `step` counts on the host."""
+
+    state: Any
+    step: int
+    total_steps: int
+    callbacks: tuple[Callback, ...] = ()
+    log_every: int = 10
+    count: Callable[[Any], int] = lambda rows: 0
+    clock: Clock = dataclasses.field(default_factory=Clock)
+    stop: Stop | None = None
+    tokens: int = 0
+    results: dict[str, float] = dataclasses.field(default_factory=dict)
+    """The newest evaluation's values."""
+
+    @property
+    def last(self) -> bool:
+        """The run ends with this step."""
+        return self.stop is not None or self.step >= self.total_steps
+
+    def publish(self, step: int, values: Values) -> None:
+        for callback in self.callbacks:
+            callback.published(self, step, values)
+
+    def set_hparam(self, name: str, value: float) -> None:
+        """Changes one live hyperparameter: same dtype, same sharding, so nothing recompiles."""
+        old = self.state.hparams[name]
+        new = jax.device_put(jax.numpy.asarray(value, old.dtype), old.sharding)
+        self.state = dataclasses.replace(self.state, hparams={**self.state.hparams, name: new})
+
+
+def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterable[tuple[Any, Any]]) -> Loop:
+    """Runs `step(state, batch) -> (state, metrics)` over (host batch, device batch) pairs until the end or a stop.
+
+    Metrics are read one step late, when the device has moved on to the next step.
+    """
+    for callback in loop.callbacks:
+        callback.started(loop)
+    late: tuple[int, int, Any] | None = None
+    rate = _Rate(loop)
+    stream = iter(batches)
+    while not loop.last:
+        waiting = time.perf_counter()
+        rows, batch = next(stream)
+        loop.clock.add("data wait", time.perf_counter() - waiting)
+        loop.state, metrics = step(loop.state, batch)
+        loop.step += 1
+        loop.tokens += loop.count(rows)
+        if late is not None:
+            _publish(loop, rate, *late)
+        logged = loop.step % loop.log_every == 0 or loop.step == loop.total_steps
+        late = (loop.step, loop.tokens, metrics) if logged else None
+        for callback in loop.callbacks:
+            callback.stepped(loop)
+    if late is not None:
+        _publish(loop, rate, *late)
+    return loop
+
+
+def _publish(loop: Loop, rate: _Rate, step: int, tokens: int, metrics: Any) -> None:
+    values = {f"train_{name}": float(value) for name, value in jax.device_get(metrics).items()}
+    loop.publish(step, {**values, "train_tokens_per_second": rate.since(tokens)})
+
+
+class _Rate:
+    """Tokens per second between two published steps, without the time of evaluations and checkpoints."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.tokens, self.at = loop, loop.tokens, self._now(loop)
+
+    @staticmethod
+    def _now(loop: Loop) -> float:
+        return time.perf_counter() - loop.clock.outside
+
+    def since(self, tokens: int) -> float:
+        now = self._now(self.loop)
+        rate = (tokens - self.tokens) / max(now - self.at, 1e-9)
+        self.tokens, self.at = tokens, now
+        return rate

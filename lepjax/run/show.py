@@ -1,0 +1,96 @@
+"""What a person sees before and after training."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lepjax import experiment as experiments
+from lepjax.core.sharding import Explained
+from lepjax.experiment import Built, Experiment
+from lepjax.run.final import Section
+
+
+def before_training(console: Console, experiment: Experiment, built: Built, path: pathlib.Path) -> None:
+    """Devices, mesh, parameter table, tokens per step, and the plan in one line."""
+    devices = jax.devices()
+    sizes = {name: size for name, size in built.placement.mesh.shape.items() if size > 1}
+    mesh = ", ".join(f"{name}={size}" for name, size in sizes.items()) or "one device"
+    used = built.placement.mesh.size
+    note = f" ({used} of {len(devices)} devices used)" if used < len(devices) else ""
+    say(console, f"devices  {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)")
+    say(console, f"mesh     {mesh}{note}")
+    parameter_table(console, experiments.describe(built.model, built.placement))
+    rows = built.splits.train.rows(*built.plan.batch(0))
+    tokens = experiment.task.tokens({**rows, "weight": built.plan.batch(0)[0] * 0 + 1})
+    batch = f"{experiment.data.batch_size} rows" + (f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1))
+    say(console, f"step     {tokens:,} tokens ({batch}), {built.policy.name}")
+    epochs = built.plan.epochs(built.total_steps)
+    records = built.plan.records
+    say(
+        console,
+        f"plan     {built.total_steps:,} steps = {epochs:.3g} epochs of {records:,} records = "
+        f"{built.total_steps * tokens:,} tokens; the time is estimated after the first steps",
+    )
+    say(console, f"run      {path}")
+
+
+def parameter_table(console: Console, rows: Sequence[Explained]) -> None:
+    """One line per parameter. As wide as it needs: columns cut short in a narrow pipe would say nothing."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("parameter", "shape", "dtype", "logical axes", "spec"):
+        table.add_column(name, no_wrap=True)
+    for name in ("bytes", "per device"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        axes = ", ".join(str(axis) for axis in row.axes)
+        table.add_row(
+            row.name,
+            " x ".join(map(str, row.shape)),
+            row.dtype,
+            axes,
+            spec_text(row.spec),
+            f"{row.bytes:,}",
+            f"{row.bytes_per_device:,}",
+        )
+    total, local = sum(row.bytes for row in rows), sum(row.bytes_per_device for row in rows)
+    count = sum(math.prod(row.shape) for row in rows)
+    table.add_row(f"{len(rows)} arrays", f"{count:,} parameters", "", "", "", f"{total:,}", f"{local:,}", style="bold")
+    wide = console if console.is_terminal else Console(file=console.file, width=200, quiet=console.quiet)
+    wide.print(table)
+
+
+def spec_text(spec: PartitionSpec) -> str:
+    parts = ["-" if entry is None else entry if isinstance(entry, str) else "+".join(entry) for entry in spec]
+    return ", ".join(parts) or "replicated"
+
+
+def result(console: Console, values: dict[str, Any], sections: Sequence[Section]) -> None:
+    """The final numbers, and a section per final evaluation."""
+    for section in sections:
+        say(console, f"\n{section.title}")
+        width = max((len(label) for label, _ in section.table), default=0)
+        for label, value in section.table:
+            say(console, f"  {label:<{width}}  {value:.4f}")
+        if section.text:
+            console.print(Text(section.text))
+    skip = {"seconds", "reason", "status", "best", "total_steps", "tokens", "skipped", "steps"}
+    shown = {name: value for name, value in values.items() if name not in skip}
+    if shown:
+        say(console, "\nresult   " + ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
+    if best := values.get("best"):
+        say(console, f"best     {best['metric']} {best['value']} at step {best['step']}")
+    seconds = ", ".join(f"{name} {spent:.1f}" for name, spent in values["seconds"].items() if spent >= 0.05)
+    say(console, f"seconds  {seconds}")
+
+
+def say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True, markup=False)

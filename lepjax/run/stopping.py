@@ -1,0 +1,147 @@
+"""Callbacks that steer a run: best so far, early stopping, plateau, divergence, signals. All but the last remember."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lepjax.core import plateau
+from lepjax.experiment import EarlyStopping
+from lepjax.run.callbacks import Callback, Values
+from lepjax.run.fit import Loop, diverged, early, interrupted
+
+
+def improves(value: float, best: float, mode: str, min_delta: float = 0.0) -> bool:
+    """A NaN never improves on anything; anything finite improves on NaN."""
+    if math.isnan(value):
+        return False
+    if math.isnan(best):
+        return True
+    return value < best - min_delta if mode == "min" else value > best + min_delta
+
+
+class Best(Callback):
+    """The best value of one metric, and its step."""
+
+    memory_name = "best"
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        self.monitor, self.mode = monitor, mode
+        self.value, self.step = math.nan, -1
+
+    def memory(self) -> Any:
+        return {"value": self.value, "step": self.step}
+
+    def remember(self, memory: Any) -> None:
+        self.value, self.step = memory["value"], memory["step"]
+
+    def published(self, loop: Loop, step: int, values: Values) -> None:
+        if self.monitor in values and improves(values[self.monitor], self.value, self.mode):
+            self.value, self.step = values[self.monitor], step
+
+
+class StopEarly(Callback):
+    """Ends the run when the monitored metric has not improved for more than `patience` evaluations."""
+
+    memory_name = "early_stopping"
+
+    def __init__(self, rule: EarlyStopping) -> None:
+        self.rule = rule
+        self.best, self.bad = math.nan, 0
+
+    def memory(self) -> Any:
+        return {"best": self.best, "bad": self.bad}
+
+    def remember(self, memory: Any) -> None:
+        self.best, self.bad = memory["best"], memory["bad"]
+
+    def published(self, loop: Loop, step: int, values: Values) -> None:
+        if self.rule.monitor not in values:
+            return
+        if improves(values[self.rule.monitor], self.best, self.rule.mode, self.rule.min_delta):
+            self.best, self.bad = values[self.rule.monitor], 0
+            return
+        self.bad += 1
+        if self.bad > self.rule.patience:
+            best = f"{self.rule.monitor} {self.best:.4g}"
+            loop.stop = early(f"early stopping at step {step}: no improvement on {best} in {self.bad} evaluations")
+
+
+class ReduceOnPlateau(Callback):
+    """Lowers `hparams["lr_scale"]` when the monitored metric stops improving."""
+
+    memory_name = "plateau"
+
+    def __init__(self, rule: plateau.Plateau) -> None:
+        self.rule = rule
+        self.state = rule.start()
+
+    def memory(self) -> Any:
+        return dataclasses.asdict(self.state)
+
+    def remember(self, memory: Any) -> None:
+        self.state = plateau.Memory(**memory)
+
+    def published(self, loop: Loop, step: int, values: Values) -> None:
+        if self.rule.monitor not in values:
+            return
+        before, self.state = self.state, self.rule.update(self.state, values[self.rule.monitor])
+        if self.state.scale != before.scale:
+            loop.set_hparam("lr_scale", self.state.scale)
+
+
+class StopDiverged(Callback):
+    """Ends the run when `most` steps in a row were skipped because something was not finite."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.step, self.skipped, self.row = 0, 0.0, 0
+
+    def started(self, loop: Loop) -> None:
+        self.step, self.skipped = loop.step, float(loop.state.skipped)
+
+    def published(self, loop: Loop, step: int, values: Values) -> None:
+        if "train_skipped" not in values:
+            return
+        taken, skipped = step - self.step, values["train_skipped"] - self.skipped
+        self.step, self.skipped = step, values["train_skipped"]
+        self.row = self.row + taken if skipped >= taken else 0
+        if self.row >= self.most:
+            loop.stop = diverged(
+                f"diverged: the last {self.row} steps were not finite and were skipped; "
+                "lower --optimizer.learning-rate or --optimizer.clip-norm"
+            )
+
+
+class StopOnSignal(Callback):
+    """The first SIGINT or SIGTERM ends the run after the current step, saved; the second ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._old: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
+            for name in (signal.SIGINT, signal.SIGTERM):
+                self._old[name] = signal.signal(name, self._note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for name, handler in self._old.items():
+            signal.signal(name, handler)
+        self._old = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()  # the next one has its usual effect
+
+    def stepped(self, loop: Loop) -> None:
+        if self.received is not None and loop.stop is None:
+            loop.stop = interrupted(f"{self.received.name} at step {loop.step}")

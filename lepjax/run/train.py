@@ -1,0 +1,259 @@
+"""One run from start to result: open, build, restore, compile, fit, evaluate, write down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from lepjax import experiment as experiments
+from lepjax.core import cost, fields
+from lepjax.core.errors import DONE, UserError
+from lepjax.core.state import State, as_leaves
+from lepjax.data.loader import TrainBatches, placed_ahead, read_ahead
+from lepjax.experiment import Built, Experiment
+from lepjax.run import files, show
+from lepjax.run.backend import use_compile_cache
+from lepjax.run.callbacks import Callback, give_memory
+from lepjax.run.checkpoint import Checkpoints
+from lepjax.run.compiled import batch_shapes, compile_step
+from lepjax.run.debug import debug_step
+from lepjax.run.directory import RunDirectory, default_path
+from lepjax.run.evaluation import Evaluate, Evaluator, check_mode, check_monitor
+from lepjax.run.events import LogMetrics
+from lepjax.run.final import Section, Trained
+from lepjax.run.fit import Clock, Loop, fit
+from lepjax.run.progress import ShowProgress
+from lepjax.run.saving import Save
+from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly, StopOnSignal
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to. `code` is the exit code: 0 done, 75 restart me, 78 diverged."""
+
+    directory: RunDirectory
+    result: dict[str, Any]
+    sections: tuple[Section, ...]
+    code: int
+
+
+def train(
+    experiment: Experiment,
+    name: str = "run",
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+    import_seconds: float = 0.0,
+) -> Outcome:
+    """Trains, or goes on where the run directory stopped; a finished run only tells its result.
+
+    `callbacks` come last. Raises `UserError` before anything is compiled or written.
+    """
+    console = console or Console(quiet=jax.process_index() != 0)
+    clock = Clock()
+    clock.add("import", import_seconds)
+    use_compile_cache()
+    with clock.phase("data"):
+        built = experiments.build(experiment)
+    check_monitors(experiment, built)
+    directory = RunDirectory(default_path(name, experiment))
+    before = directory.experiment() if directory.path.is_dir() else None
+    directory.claim(experiment)
+    checkpoints = Checkpoints(directory.checkpoints, say=lambda line: console.print(f"lepjax: {line}", highlight=False))
+    try:
+        with StopOnSignal() as signals:
+            run = _Run(experiment, built, directory, checkpoints, console, clock, signals, tuple(callbacks))
+            return run.go(before)
+    finally:
+        checkpoints.close()
+        directory.release()
+
+
+def check_monitors(experiment: Experiment, built: Built) -> None:
+    metrics = experiment.task.metrics()
+    known = [f"{split}_{metric}" for split in built.splits.evaluation for metric in metrics]
+    rules = {"early_stopping.monitor": experiment.early_stopping, "plateau.monitor": experiment.plateau}
+    for where, rule in rules.items():
+        if rule is not None:
+            check_monitor(rule.monitor, known, where)
+            check_mode(rule.mode, where)
+    if experiment.best:
+        check_monitor(experiment.best, known, "best")
+        check_mode(experiment.best_mode, "best_mode")
+
+
+@dataclasses.dataclass
+class _Run:
+    experiment: Experiment
+    built: Built
+    directory: RunDirectory
+    checkpoints: Checkpoints
+    console: Console
+    clock: Clock
+    signals: StopOnSignal
+    extra: tuple[Callback, ...]
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def go(self, before: Experiment | None) -> Outcome:
+        start = self.checkpoints.newest_good()
+        if (done := self._finished_before(start)) is not None:
+            return done
+        plan = self.built.plan
+        self.directory.write_manifest(plan.fingerprint, dict(self.built.placement.mesh.shape))
+        show.before_training(self.console, self.experiment, self.built, self.directory.path)
+        state, memory, results = self._restore_or_init(start, before)
+        self.directory.forget_after(start or 0)
+        evaluator, step, stream = self._compile(start or 0)
+        best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
+        loop = Loop(
+            state=state,
+            step=start or 0,
+            total_steps=self.built.total_steps,
+            callbacks=self._callbacks(evaluator, best),
+            log_every=self.experiment.log_every,
+            count=self.experiment.task.tokens,
+            clock=self.clock,
+            results=results,
+        )
+        give_memory(loop.callbacks, memory)
+        training = time.perf_counter()
+        apart = self.clock.outside
+        try:
+            fit(step, loop, stream)
+        finally:
+            for callback in loop.callbacks:
+                callback.finished(loop)
+        spent = time.perf_counter() - training - (self.clock.outside - apart) - self.clock.seconds.get("data wait", 0.0)
+        self.clock.add("step", spent)
+        with self.clock.phase("checkpoint"):
+            self.checkpoints.wait()
+        return self._conclude(loop, best)
+
+    def _callbacks(self, evaluator: Evaluator, best: Best | None) -> tuple[Callback, ...]:
+        experiment = self.experiment
+        main = jax.process_index() == 0
+        chosen: list[Callback | None] = [
+            LogMetrics(self.directory) if main else None,
+            ShowProgress(self.console, self._utilisation()) if main else None,
+            best,
+            StopEarly(experiment.early_stopping) if experiment.early_stopping else None,
+            ReduceOnPlateau(experiment.plateau) if experiment.plateau else None,
+            StopDiverged(experiment.max_skipped),
+            self.signals,
+            *self.extra,
+            Evaluate(evaluator, experiment.evaluate_every),
+            Save(self.checkpoints, experiment.checkpoint_every, {"plan": self.built.plan.fingerprint}, best),
+        ]
+        return tuple(callback for callback in chosen if callback is not None)
+
+    def _utilisation(self) -> Any:
+        length = self.built.splits.train.rows(*self.built.plan.batch(0)).get("tokens")
+        flops = 0.0 if length is None else self.experiment.model.flops_per_token(length.shape[1])
+        if not flops:
+            return None
+        rate = cost.matmul_rate(self.built.policy.compute)
+        devices = self.built.placement.mesh.size
+        return lambda tokens_per_second: cost.utilisation(flops, tokens_per_second, devices, rate)
+
+    def _compile(self, start: int) -> tuple[Evaluator, Any, Any]:
+        """Everything that will run, compiled before step 0."""
+        built = self.built
+        batches = TrainBatches(built.splits.train, built.plan, built.total_steps)
+        shapes = batch_shapes(batches[0], built.placement)
+        begun = time.perf_counter()
+        with self.clock.phase("compile"):
+            evaluator = Evaluator(built)
+            if self.experiment.debug:
+                step = debug_step(built, self.say)
+            else:
+                step = compile_step(built.step, built.abstract, shapes, built.placement)
+        self.say(f"compiled in {time.perf_counter() - begun:.1f} s")
+        shardings = {name: shape.sharding for name, shape in shapes.items()}
+        return evaluator, step, placed_ahead(read_ahead(batches, start), shardings)
+
+    def _restore_or_init(self, start: int | None, before: Experiment | None) -> tuple[State, Any, dict[str, float]]:
+        if start is None:
+            with self.clock.phase("compile"):
+                return self.built.init(), {}, {}
+        with self.clock.phase("checkpoint"):
+            state, meta = self.checkpoints.restore(start, self.built.abstract)
+        if meta["plan"] != self.built.plan.fingerprint:
+            raise UserError(
+                f"the data or its order changed (plan {meta['plan']} then, {self.built.plan.fingerprint} now)",
+                where=f"checkpoint {start} of {self.directory.path}",
+                fix="Restore the data, or pass another --run-dir.",
+            )
+        changes = experiments.differences(before, self.experiment, fields.HPARAM) if before is not None else []
+        self.say(f"resuming at step {start} of {self.built.total_steps}")
+        for path, old, new in changes:
+            self.say(f"changed on resume: {path} {old} -> {new}")
+        if changes:
+            _append_line(self.directory.path / "changes.jsonl", {"step": start, "changes": changes})
+        return self._with_hparams(state), meta["memory"], meta["results"]
+
+    def _with_hparams(self, state: State) -> State:
+        """The experiment's hyperparameters as they are now; what a plateau has lowered stays lowered."""
+        fresh = as_leaves(self.experiment.hparams(self.built.total_steps))
+        fresh["lr_scale"] = state.hparams["lr_scale"]
+        placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in fresh.items()}
+        return dataclasses.replace(state, hparams=placed)
+
+    def _finished_before(self, start: int | None) -> Outcome | None:
+        """The result of a run that has nothing left to do, also of one that stopped early."""
+        if start is None or not self.directory.result.exists():
+            return None
+        result = files.read_json(self.directory.result)
+        if result["status"] != "done" or result["steps"] != start or result["total_steps"] < self.built.total_steps:
+            return None
+        self.say(f"already finished: {self.directory.path}")
+        show.result(self.console, result, ())
+        return Outcome(self.directory, result, (), DONE)
+
+    def _conclude(self, loop: Loop, best: Best | None) -> Outcome:
+        sections: tuple[Section, ...] = ()
+        complete = loop.stop is None or loop.stop.code == DONE
+        if loop.stop is not None:
+            self.say(f"{loop.stop.reason}; saved at step {loop.step} in {self.directory.path}")
+        if complete:
+            with self.clock.phase("final"):
+                trained = Trained(self.built, loop.state, loop.results)
+                sections = tuple(final.evaluate(trained) for final in self.experiment.final)
+        else:
+            self.say("run the same command to go on")
+        values = {name: value for section in sections for name, value in section.values.items()}
+        result = {
+            "status": "done" if complete else ("interrupted" if loop.stop and loop.stop.code == 75 else "diverged"),
+            "reason": loop.stop.reason if loop.stop else "",
+            "steps": loop.step,
+            "total_steps": loop.total_steps,
+            "skipped": int(loop.state.skipped),
+            "tokens": loop.tokens,
+            **{name: _json_number(value) for name, value in {**loop.results, **values}.items()},
+            **({"best": {"metric": best.monitor, "value": _json_number(best.value), "step": best.step}} if best else {}),
+            "seconds": {name: round(seconds, 2) for name, seconds in self.clock.seconds.items()},
+        }
+        if jax.process_index() == 0:
+            files.write_json(self.directory.result, result)
+        show.result(self.console, result, sections)
+        outcome = Outcome(self.directory, result, sections, loop.stop.code if loop.stop else DONE)
+        for callback in loop.callbacks:
+            callback.concluded(outcome)
+        return outcome
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # strict JSON has no NaN
+
+
+def _append_line(path: pathlib.Path, data: Any) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(data) + "\n")

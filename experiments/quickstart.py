@@ -18,7 +18,7 @@ from lepjax.tasks.language_modeling import LanguageModeling
 
 def experiment() -> Experiment:
     return Experiment(
-        model=Gpt2(vocab_size=256, context=128, layers=4, heads=6, width=192),
+        model=Gpt2(vocab_size=256, context=128, layers=4, heads=6, width=192, scan=False),
         task=LanguageModeling(bytes=True),
         data=StandardLibrary(batch_size=16, length=128),
         optimizer=AdamW(

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from lepjax.core.optimizers import AdamW, Optimizer, freezing
 from lepjax.core.plateau import Plateau
 from lepjax.core.precision import Policy, policy
 from lepjax.core.sharding import Placement, state_shardings
-from lepjax.core.state import State, create
+from lepjax.core.state import State, as_leaves, create
 from lepjax.core.step import Step, make_train_step
 from lepjax.data.plan import Plan
 from lepjax.data.source import Data, Splits
@@ -183,7 +184,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Bu
     devices = jax.devices() if devices is None else devices
     sizes = sharding.parse_mesh(experiment.mesh, len(devices))
     placement = Placement(sharding.make_mesh(sizes, devices), allow_replication=experiment.allow_replication)
-    check_batch(experiment, placement)
+    check_batch_sizes(experiment, sizes)
     precision = policy(experiment.precision)
     model = experiment.model.build(precision)
     placement.parameters(model.leaves)  # a leaf that does not divide is an error now, not after reading the data
@@ -223,8 +224,15 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Bu
     )
 
 
-def check_batch(experiment: Experiment, placement: Placement) -> None:
-    rows, ways = experiment.data.batch_size, placement.batch_ways
+def with_hparams(state: State, hparams: dict[str, float]) -> State:
+    """The state with other hyperparameters, placed where the old ones were."""
+    placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in as_leaves(hparams).items()}
+    return dataclasses.replace(state, hparams=placed)
+
+
+def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
+    """Raises `UserError` for a batch that cannot be cut evenly over a mesh of these sizes and into microbatches."""
+    rows, ways = experiment.data.batch_size, math.prod(sizes[axis] for axis in sharding.Rules().batch)
     if experiment.accumulate < 1 or rows < 1:
         raise UserError(f"batch size {rows}, accumulate {experiment.accumulate}", where="experiment", fix="Use at least 1.")
     if rows % (ways * experiment.accumulate):

@@ -172,6 +172,12 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, placement.sharding(logical, x.shape, f"activation {logical}"))
 
 
+def is_sharded(logical: str) -> bool:
+    """Whether the placement in scope cuts this logical axis at all."""
+    placement = _PLACEMENT.get()
+    return placement is not None and any(placement.mesh.shape[name] > 1 for name in placement.rules.of(logical))
+
+
 def like_parameters(tree: Any, leaves: Any, placement: Placement) -> Any:
     """Shardings of a tree that follows the parameters: optimizer statistics, averages.
 

@@ -18,7 +18,7 @@ from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
 from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
-from lepjax.models.layers import make_layers, run_layers
+from lepjax.models.layers import by_token, make_layers, run_layers
 from lepjax.models.model import Model
 from lepjax.ops.attention import attention, causal, same_segment
 from lepjax.ops.dropout import OFF, Dropout
@@ -115,7 +115,7 @@ class Gpt2Module(nnx.Module):
         x, cache_out = run_layers(self.h, x, block, cache, self.config.remat)
         x = self.ln_f(x)
         table = self.wte.embedding[...].astype(x.dtype)
-        logits = jnp.einsum("btd,vd->btv", x, table, preferred_element_type=self.accumulate)
+        logits = by_token(lambda x: jnp.einsum("...d,vd->...v", x, table, preferred_element_type=self.accumulate), x)
         logits = constrain(logits, "batch", "length", "vocab")
         return logits if cache is None else (logits, cache_out)
 
@@ -156,14 +156,14 @@ class Attention(nnx.Module):
         self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any
     ) -> tuple[jax.Array, Any]:
         rows, length, width = x.shape
-        qkv = self.c_attn(x).reshape(rows, length, self.heads, 3, width // self.heads)
+        qkv = by_token(self.c_attn, x).reshape(rows, length, self.heads, 3, width // self.heads)
         query, key, value = (constrain(qkv[..., i, :], "batch", "length", "heads", None) for i in range(3))
         if kv is not None:
             key = jax.lax.dynamic_update_slice_in_dim(kv["key"], key, offset, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(kv["value"], value, offset, axis=1)
             kv = {"key": key, "value": value}
         out = attention(query, key, value, mask=mask, drop=drop)
-        return self.c_proj(out.reshape(rows, length, width)), kv
+        return by_token(self.c_proj, out.reshape(rows, length, width)), kv
 
 
 class Mlp(nnx.Module):
@@ -174,7 +174,7 @@ class Mlp(nnx.Module):
         self.c_proj = _linear(4 * config.width, config.width, ("mlp", "embed"), _residual_std(config), policy, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.c_proj(jax.nn.gelu(self.c_fc(x), approximate=True))
+        return by_token(lambda x: self.c_proj(jax.nn.gelu(self.c_fc(x), approximate=True)), x)
 
 
 def _residual_std(config: Gpt2) -> float:

@@ -1,4 +1,4 @@
-"""Equal layers in a row: scanned (compiled once, whatever the depth) or unrolled."""
+"""Parts that model families share: matrix products on token arrays, and equal layers in a row."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from lepjax.core.sharding import is_sharded
+
+
+def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Applies `function` to [tokens, width] instead of [rows, length, width].
+
+    With one token axis a weight's gradient contracts one axis instead of two, which XLA's CPU backend runs 2.7 times as
+    fast (a 192 x 768 MLP on 16 x 128 tokens). Where `length` itself is sharded the axes cannot be merged in place.
+    """
+    if x.ndim == 2 or is_sharded("length"):
+        return function(x)
+    return function(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
 def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, scan: bool, rngs: nnx.Rngs) -> Any:

@@ -78,6 +78,8 @@ class Evaluate(Callback):
         due = loop.step % self.every == 0 if self.every else False
         ending = loop.last and (loop.stop is None or loop.stop.code != RESTART)  # a signal gives no time to evaluate
         if due or ending:
+            loop.flush()
+            jax.block_until_ready(loop.state)  # steps still running are not evaluation time
             with loop.clock.phase("evaluation"):
                 loop.results = self.evaluator(loop.state)
             loop.publish(loop.step, loop.results)

@@ -72,6 +72,9 @@ class Loop:
     tokens: int = 0
     results: dict[str, float] = dataclasses.field(default_factory=dict)
     """The newest evaluation's values."""
+    late: tuple[int, int, Any] | None = None
+    """(step, tokens so far, metrics) of a logged step that the device may still be computing."""
+    rate: _Rate | None = None
 
     @property
     def last(self) -> bool:
@@ -81,6 +84,16 @@ class Loop:
     def publish(self, step: int, values: Values) -> None:
         for callback in self.callbacks:
             callback.published(self, step, values)
+
+    def flush(self) -> None:
+        """Publishes what is late. Waits for that step, so the loop calls it after dispatching the next."""
+        if self.late is None:
+            return
+        (step, tokens, metrics), self.late = self.late, None
+        values = {f"train_{name}": float(value) for name, value in jax.device_get(metrics).items()}
+        if self.rate is not None:
+            values["train_tokens_per_second"] = self.rate.since(tokens)
+        self.publish(step, values)
 
     def set_hparam(self, name: str, value: float) -> None:
         """Changes one live hyperparameter: same dtype, same sharding, so nothing recompiles."""
@@ -96,8 +109,7 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
     """
     for callback in loop.callbacks:
         callback.started(loop)
-    late: tuple[int, int, Any] | None = None
-    rate = _Rate(loop)
+    loop.rate = _Rate(loop.clock)
     stream = iter(batches)
     while not loop.last:
         waiting = time.perf_counter()
@@ -106,34 +118,27 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
         loop.state, metrics = step(loop.state, batch)
         loop.step += 1
         loop.tokens += loop.count(rows)
-        if late is not None:
-            _publish(loop, rate, *late)
-        logged = loop.step % loop.log_every == 0 or loop.step == loop.total_steps
-        late = (loop.step, loop.tokens, metrics) if logged else None
+        loop.flush()
+        if loop.step % loop.log_every == 0 or loop.step == loop.total_steps:
+            loop.late = (loop.step, loop.tokens, metrics)
         for callback in loop.callbacks:
             callback.stepped(loop)
-    if late is not None:
-        _publish(loop, rate, *late)
+    loop.flush()
     return loop
-
-
-def _publish(loop: Loop, rate: _Rate, step: int, tokens: int, metrics: Any) -> None:
-    values = {f"train_{name}": float(value) for name, value in jax.device_get(metrics).items()}
-    loop.publish(step, {**values, "train_tokens_per_second": rate.since(tokens)})
 
 
 class _Rate:
     """Tokens per second between two published steps, without the time of evaluations and checkpoints."""
 
-    def __init__(self, loop: Loop) -> None:
-        self.loop, self.tokens, self.at = loop, loop.tokens, self._now(loop)
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.tokens, self.at = clock, 0, self._now(clock)
 
     @staticmethod
-    def _now(loop: Loop) -> float:
-        return time.perf_counter() - loop.clock.outside
+    def _now(clock: Clock) -> float:
+        return time.perf_counter() - clock.outside
 
     def since(self, tokens: int) -> float:
-        now = self._now(self.loop)
+        now = self._now(self.clock)
         rate = (tokens - self.tokens) / max(now - self.at, 1e-9)
         self.tokens, self.at = tokens, now
         return rate

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from lepjax.run.callbacks import Callback, collect_memory
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.fit import Loop
@@ -19,6 +21,8 @@ class Save(Callback):
     def stepped(self, loop: Loop) -> None:
         best = self.best.step if self.best is not None and self.best.step >= 0 else None
         if loop.last or best == loop.step or (self.every and loop.step % self.every == 0):
+            loop.flush()
+            jax.block_until_ready(loop.state)  # steps still running are not checkpoint time
             memory = collect_memory(loop.callbacks)
             with loop.clock.phase("checkpoint"):
                 meta = {**self.meta, "memory": memory, "results": loop.results}

@@ -16,7 +16,7 @@ from rich.console import Console
 from lepjax import experiment as experiments
 from lepjax.core import cost, fields
 from lepjax.core.errors import DONE, UserError
-from lepjax.core.state import State, as_leaves
+from lepjax.core.state import State
 from lepjax.data.loader import TrainBatches, placed_ahead, read_ahead
 from lepjax.experiment import Built, Experiment
 from lepjax.run import files, show
@@ -202,10 +202,8 @@ class _Run:
 
     def _with_hparams(self, state: State) -> State:
         """The experiment's hyperparameters as they are now; what a plateau has lowered stays lowered."""
-        fresh = as_leaves(self.experiment.hparams(self.built.total_steps))
-        fresh["lr_scale"] = state.hparams["lr_scale"]
-        placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in fresh.items()}
-        return dataclasses.replace(state, hparams=placed)
+        fresh = self.experiment.hparams(self.built.total_steps)
+        return experiments.with_hparams(state, {**fresh, "lr_scale": state.hparams["lr_scale"]})
 
     def _finished_before(self, start: int | None) -> Outcome | None:
         """The result of a run that has nothing left to do, also of one that stopped early."""

@@ -1,0 +1,29 @@
+"""Eight simulated CPU devices, a persistent compile cache, and hypothesis without surprises."""
+
+import os
+import pathlib
+
+# Before jax is imported: a test process and the processes it starts share one cache of compiled programs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_platforms", "cpu")
+
+hypothesis.settings.register_profile("lepjax", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("lepjax")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> pathlib.Path:
+    """The folder of real data sets; tests skip where it is missing."""
+    default = pathlib.Path(__file__).parent.parent.parent / "shared" / "data"
+    folder = pathlib.Path(os.environ.get("LEPJAX_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder} (set LEPJAX_TEST_DATA)")
+    return folder

@@ -35,7 +35,6 @@ class Rules:
     mlp: MeshAxes = ("tensor",)
     vocab: MeshAxes = ("tensor",)
     position: MeshAxes = ()
-    norm: MeshAxes = ()  # scales and biases of normalisations: small, and read by every device
     layers: MeshAxes = ()
 
     def of(self, logical: str | None) -> MeshAxes:

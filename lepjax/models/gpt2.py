@@ -18,7 +18,7 @@ from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
 from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
-from lepjax.models.layers import by_token, make_layers, run_layers
+from lepjax.models.layers import by_token, look_up, make_layers, run_layers
 from lepjax.models.model import Model
 from lepjax.ops.attention import attention, causal, same_segment
 from lepjax.ops.dropout import OFF, Dropout
@@ -103,7 +103,7 @@ class Gpt2Module(nnx.Module):
                 where="model.context",
                 fix="Shorten the sequences or build the model with a longer context.",
             )
-        x = self.wte(tokens) + self.wpe(offset + jnp.arange(length))
+        x = look_up(self.wte, tokens) + self.wpe(offset + jnp.arange(length))
         x = constrain(drop.at(0)(x), "batch", "length", None)
         mask = causal(length, length if cache is None else cache["key"].shape[2], offset)
         if segments is not None:
@@ -184,7 +184,6 @@ def _residual_std(config: Gpt2) -> float:
 def _linear(
     inputs: int, outputs: int, axes: tuple[str, str], std: float, policy: Policy, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    bias = axes[1] if axes[1] != "embed" else "norm"  # a bias on the stream is small: replicate it
     return nnx.Linear(
         inputs,
         outputs,
@@ -192,13 +191,13 @@ def _linear(
         param_dtype=policy.param,
         kernel_init=nnx.initializers.normal(std),
         kernel_metadata={"axes": axes},
-        bias_metadata={"axes": (bias,)},
+        bias_metadata={"axes": axes[1:]},
         rngs=rngs,
     )
 
 
 def _layer_norm(config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    metadata: dict[str, Any] = {"axes": ("norm",)}
+    metadata: dict[str, Any] = {"axes": ("embed",)}
     return nnx.LayerNorm(
         config.width,
         epsilon=1e-5,

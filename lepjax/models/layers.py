@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lepjax.core.sharding import is_sharded
+from lepjax.core.sharding import constrain, is_sharded
 
 
 def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -22,6 +22,14 @@ def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Ar
     if x.ndim == 2 or is_sharded("length"):
         return function(x)
     return function(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def look_up(embed: nnx.Embed, ids: jax.Array) -> jax.Array:
+    """Rows of an embedding table. The table's columns are gathered first: looking up in a table that is cut both ways
+    would make the compiler replicate the result.
+    """
+    table = constrain(embed.embedding[...], "vocab", None)
+    return jnp.take(table, ids, axis=0).astype(embed.dtype)
 
 
 def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, scan: bool, rngs: nnx.Rngs) -> Any:

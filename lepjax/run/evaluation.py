@@ -78,11 +78,17 @@ class Evaluate(Callback):
         due = loop.step % self.every == 0 if self.every else False
         ending = loop.last and (loop.stop is None or loop.stop.code != RESTART)  # a signal gives no time to evaluate
         if due or ending:
-            loop.flush()
-            jax.block_until_ready(loop.state)  # steps still running are not evaluation time
-            with loop.clock.phase("evaluation"):
-                loop.results = self.evaluator(loop.state)
-            loop.publish(loop.step, loop.results)
+            self.evaluate(loop)
+
+    def evaluate(self, loop: Loop) -> None:
+        """Evaluates now, unless this step was evaluated already (before an interruption, say)."""
+        if loop.evaluated == loop.step:
+            return
+        loop.flush()
+        jax.block_until_ready(loop.state)  # steps still running are not evaluation time
+        with loop.clock.phase("evaluation"):
+            loop.results, loop.evaluated = self.evaluator(loop.state), loop.step
+        loop.publish(loop.step, loop.results)
 
 
 def check_monitor(monitor: str, known: list[str], where: str) -> None:

@@ -72,6 +72,8 @@ class Loop:
     tokens: int = 0
     results: dict[str, float] = dataclasses.field(default_factory=dict)
     """The newest evaluation's values."""
+    evaluated: int = -1
+    """The step of the newest evaluation."""
     late: tuple[int, int, Any] | None = None
     """(step, tokens so far, metrics) of a logged step that the device may still be computing."""
     rate: _Rate | None = None

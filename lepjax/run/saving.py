@@ -25,5 +25,5 @@ class Save(Callback):
             jax.block_until_ready(loop.state)  # steps still running are not checkpoint time
             memory = collect_memory(loop.callbacks)
             with loop.clock.phase("checkpoint"):
-                meta = {**self.meta, "memory": memory, "results": loop.results}
+                meta = {**self.meta, "memory": memory, "results": loop.results, "evaluated": loop.evaluated}
                 self.checkpoints.save(loop.step, loop.state, meta, best)

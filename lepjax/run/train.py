@@ -110,9 +110,9 @@ class _Run:
         plan = self.built.plan
         self.directory.write_manifest(plan.fingerprint, dict(self.built.placement.mesh.shape))
         show.before_training(self.console, self.experiment, self.built, self.directory.path)
-        state, memory, results = self._restore_or_init(start, before)
+        state, meta = self._restore_or_init(start, before)
         self.directory.forget_after(start or 0)
-        evaluator, step, stream = self._compile(start or 0)
+        evaluator, step, stream = self._compile(state)
         best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
         loop = Loop(
             state=state,
@@ -122,13 +122,16 @@ class _Run:
             log_every=self.experiment.log_every,
             count=self.experiment.task.tokens,
             clock=self.clock,
-            results=results,
+            results=meta["results"],
+            evaluated=meta["evaluated"],
         )
-        give_memory(loop.callbacks, memory)
+        give_memory(loop.callbacks, meta["memory"])
         training = time.perf_counter()
         apart = self.clock.outside
         try:
             fit(step, loop, stream)
+            if loop.stop is None or loop.stop.code == DONE:
+                Evaluate(evaluator, 0).evaluate(loop)  # a run interrupted after its last step still owes this
         finally:
             for callback in loop.callbacks:
                 callback.finished(loop)
@@ -164,26 +167,27 @@ class _Run:
         devices = self.built.placement.mesh.size
         return lambda tokens_per_second: cost.utilisation(flops, tokens_per_second, devices, rate)
 
-    def _compile(self, start: int) -> tuple[Evaluator, Any, Any]:
-        """Everything that will run, compiled before step 0."""
+    def _compile(self, state: State) -> tuple[Evaluator, Any, Any]:
+        """Everything that will run, compiled before step 0, and the batches from the state's cursor on."""
         built = self.built
-        batches = TrainBatches(built.splits.train, built.plan, built.total_steps)
+        step, cursor = int(state.step), int(state.cursor)
+        batches = TrainBatches(built.splits.train, built.plan, cursor + built.total_steps - step)
         shapes = batch_shapes(batches[0], built.placement)
         begun = time.perf_counter()
         with self.clock.phase("compile"):
             evaluator = Evaluator(built)
             if self.experiment.debug:
-                step = debug_step(built, self.say)
+                run_step = debug_step(built, self.say)
             else:
-                step = compile_step(built.step, built.abstract, shapes, built.placement)
+                run_step = compile_step(built.step, built.abstract, shapes, built.placement)
         self.say(f"compiled in {time.perf_counter() - begun:.1f} s")
         shardings = {name: shape.sharding for name, shape in shapes.items()}
-        return evaluator, step, placed_ahead(read_ahead(batches, start), shardings)
+        return evaluator, run_step, placed_ahead(read_ahead(batches, cursor), shardings)
 
-    def _restore_or_init(self, start: int | None, before: Experiment | None) -> tuple[State, Any, dict[str, float]]:
+    def _restore_or_init(self, start: int | None, before: Experiment | None) -> tuple[State, dict[str, Any]]:
         if start is None:
             with self.clock.phase("compile"):
-                return self.built.init(), {}, {}
+                return self.built.init(), {"results": {}, "evaluated": -1, "memory": {}}
         with self.clock.phase("checkpoint"):
             state, meta = self.checkpoints.restore(start, self.built.abstract)
         if meta["plan"] != self.built.plan.fingerprint:
@@ -198,7 +202,7 @@ class _Run:
             self.say(f"changed on resume: {path} {old} -> {new}")
         if changes:
             _append_line(self.directory.path / "changes.jsonl", {"step": start, "changes": changes})
-        return self._with_hparams(state), meta["memory"], meta["results"]
+        return self._with_hparams(state), meta
 
     def _with_hparams(self, state: State) -> State:
         """The experiment's hyperparameters as they are now; what a plateau has lowered stays lowered."""

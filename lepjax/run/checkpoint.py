@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint import type_handlers
 
 from lepjax.core.errors import UserError
 from lepjax.core.state import State
@@ -34,7 +35,7 @@ class Checkpoints:
 
     def __init__(self, path: pathlib.Path, keep: int = 2, say: Callable[[str], None] = print) -> None:
         self.path, self.keep, self.say = path.absolute(), keep, say
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(params=_handler(), rest=_handler()))
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
 
@@ -58,7 +59,7 @@ class Checkpoints:
         rest = {name: x for name, x in flat.items() if name not in params}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            items = {"params": ocp.args.StandardSave(params), "rest": ocp.args.StandardSave(rest)}
+            items = {"params": ocp.args.PyTreeSave(params), "rest": ocp.args.PyTreeSave(rest)}
             self._orbax.save(folder, args=ocp.args.Composite(**items))
         except OSError as error:
             raise UserError(f"cannot be written ({error.strerror or error})", where=str(folder)) from error
@@ -150,12 +151,21 @@ class Checkpoints:
             saved = {name: leaf for name, leaf in saved.items() if name.split(".")[0] in _PARAMS}
         if different := differences(saved, layout(wanted)):
             raise UserError(different[0] + (f" (and {len(different) - 1} more)" if different[1:] else ""), where=where)
-        split = {"params": {}, "rest": {}}  # type: dict[str, Flat]
+        split: dict[str, Flat] = {"params": {}, "rest": {}}
         for name, leaf in wanted.items():
             split["params" if name.split(".")[0] in _PARAMS else "rest"][name] = leaf
-        args = {item: ocp.args.StandardRestore(split[item]) for item in items}
+        how = ocp.checkpoint_utils.construct_restore_args
+        args = {item: ocp.args.PyTreeRestore(split[item], restore_args=how(split[item])) for item in items}
         restored = self._orbax.restore(self.path / str(step), args=ocp.args.Composite(**args))
         return {name: x for item in items for name, x in restored[item].items()}
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Each array is written by one of its replicas. Orbax would cut replicated arrays into slices on the device, one
+    small program per shape, compiled in the middle of the run.
+    """
+    whole = type_handlers.ArrayHandler(use_replica_parallel=False)
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=type_handlers.create_type_handler_registry((jax.Array, whole)))
 
 
 def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from lepjax.core.errors import CONFIGURATION, DONE, RESTART
 from lepjax.run.callbacks import Callback, Values
@@ -100,7 +101,7 @@ class Loop:
     def set_hparam(self, name: str, value: float) -> None:
         """Changes one live hyperparameter: same dtype, same sharding, so nothing recompiles."""
         old = self.state.hparams[name]
-        new = jax.device_put(jax.numpy.asarray(value, old.dtype), old.sharding)
+        new = jax.device_put(np.asarray(value, old.dtype), old.sharding)
         self.state = dataclasses.replace(self.state, hparams={**self.state.hparams, name: new})
 
 

@@ -7,7 +7,7 @@ Measured  to be measured
 """
 
 from lepjax.cli.train import main
-from lepjax.core.optimizers import AdamW
+from lepjax.core.optimizers import Muon
 from lepjax.core.schedules import Cosine
 from lepjax.data.stdlib import StandardLibrary
 from lepjax.experiment import Experiment, Steps
@@ -21,9 +21,7 @@ def experiment() -> Experiment:
         model=Gpt2(vocab_size=256, context=128, layers=4, heads=6, width=192, scan=False),
         task=LanguageModeling(bytes=True),
         data=StandardLibrary(batch_size=16, length=128),
-        optimizer=AdamW(
-            learning_rate=2e-3, beta2=0.99, weight_decay=0.1, clip_norm=1.0, schedule=Cosine(warmup=100, final=0.05)
-        ),
+        optimizer=Muon(learning_rate=2e-3, weight_decay=0.1, clip_norm=1.0, schedule=Cosine(warmup=100, final=0.05)),
         length=Steps(900),
         final=(TextBaselines(), TextSample()),
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -85,9 +84,7 @@ def flags(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _first_line(box: str) -> str:
-    """The first sentence inside tyro's frame."""
-    for line in box.splitlines():
-        text = re.sub(r"[│╭╮╰╯─]", " ", line).strip()
-        if text and not re.fullmatch(r"(Parsing error|Value error|.* error|Unrecognized options)", text):
-            return text
-    return "the arguments could not be read"
+    """The first sentence inside tyro's frame. Where a frame cannot be shown, a title line stands before it."""
+    lines = [line.strip("│─- ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    sentences = [line for line in lines if line]
+    return next(iter(sentences if "│" in box else sentences[1:]), "the arguments could not be read")

@@ -234,7 +234,9 @@ def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
     """Raises `UserError` for a batch that cannot be cut evenly over a mesh of these sizes and into microbatches."""
     rows, ways = experiment.data.batch_size, math.prod(sizes[axis] for axis in sharding.Rules().batch)
     if experiment.accumulate < 1 or rows < 1:
-        raise UserError(f"batch size {rows}, accumulate {experiment.accumulate}", where="experiment", fix="Use at least 1.")
+        raise UserError(
+            f"batch size {rows}, accumulate {experiment.accumulate}", where="experiment", fix="Use at least 1."
+        )
     if rows % (ways * experiment.accumulate):
         raise UserError(
             f"batch size {rows} does not divide over {ways} devices x {experiment.accumulate} microbatches",
@@ -273,7 +275,9 @@ def differences(old: Experiment, new: Experiment, kind: str) -> list[tuple[str, 
     """`(path, old value, new value)` of the fields of one kind that differ."""
     before = {path: value for path, k, value in fields.walk(old) if k == kind}
     after = {path: value for path, k, value in fields.walk(new) if k == kind}
-    return [(p, before.get(p), after.get(p)) for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)]
+    return [
+        (p, before.get(p), after.get(p)) for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)
+    ]
 
 
 def to_json(config: Any) -> Any:
@@ -298,18 +302,20 @@ def from_json(data: Any, where: str = "experiment.json") -> Any:
         return float(data["float"])
     module, _, name = str(data.get("class")).partition(":")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        kind: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
             f"class {data.get('class')!r} cannot be imported",
             where=where,
             fix="Name the experiment file instead of the run directory.",
         ) from error
-    if not dataclasses.is_dataclass(kind):
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise UserError(f"{data['class']!r} is not a dataclass", where=where)
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(data["fields"]) - known):
-        raise UserError(f"{data['class']} has no field {unknown[0]!r}", where=where, fix="It was written by another version.")
+        raise UserError(
+            f"{data['class']} has no field {unknown[0]!r}", where=where, fix="It was written by another version."
+        )
     return kind(**{key: from_json(value, where) for key, value in data["fields"].items()})
 
 

@@ -27,7 +27,9 @@ def _groups(line: str) -> list[list[int]] | None:
         devices = np.arange(np.prod(dims)).reshape(dims)
         devices = devices.transpose(_numbers(match[3])) if match[3] else devices
         return devices.reshape(shape).tolist()
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}", line):
+    if match := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}", line
+    ):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         shape = [int(size) for size in sizes.values()]
         devices = np.arange(np.prod(shape))

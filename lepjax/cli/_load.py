@@ -39,7 +39,7 @@ def from_file(target: str) -> tuple[str, Experiment]:
 
 def experiments_in(module: ModuleType) -> dict[str, Callable[[], Experiment]]:
     """Public functions of a module without required arguments that are `experiment` or are annotated to return one."""
-    makers = {}
+    makers: dict[str, Callable[[], Experiment]] = {}
     for name, function in vars(module).items():
         if not inspect.isfunction(function) or function.__module__ != module.__name__ or name.startswith("_"):
             continue

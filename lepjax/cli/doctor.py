@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from lepjax.core import cost
 from lepjax.core.errors import CONFIGURATION, DONE
-from lepjax.run.backend import cache_folder, use_compile_cache
+from lepjax.run.backend import use_compile_cache
 from lepjax.run.directory import PACKAGES
 
 LEAST_FREE = 2**30  # bytes: a small run's checkpoints and its compile cache
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     if arguments:
         print(__doc__)
         return DONE if arguments[0] in ("-h", "--help") else CONFIGURATION
-    use_compile_cache()
+    cache = use_compile_cache()
     print(f"python    {platform.python_version()} on {platform.platform()}")
     print("packages  " + ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES))
     devices = jax.devices()
@@ -38,9 +38,8 @@ def run(arguments: list[str]) -> int:
     for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16)):
         print(f"matmul    {cost.matmul_rate(dtype) / 1e9:,.0f} GFLOP/s in {name}")
     print(f"memory    {cost.memory_bandwidth() / 1e9:,.1f} GB/s read + write")
-    cache = jax.config.jax_compilation_cache_dir
     print(f"cache     {cache}")
-    problems = find_problems(pathlib.Path(cache or cache_folder()))
+    problems = find_problems(cache)
     for problem in problems:
         print(f"problem   {problem}")
     for advice in find_advice():

@@ -42,7 +42,9 @@ def run(arguments: list[str]) -> int:
     show.parameter_table(console, rows)
     rules = sharding.Rules()
     named = sorted({axis for row in rows for axis in row.axes if axis})
-    show.say(console, "rules    " + ", ".join(f"{axis} -> {'+'.join(rules.of(axis)) or 'replicated'}" for axis in named))
+    show.say(
+        console, "rules    " + ", ".join(f"{axis} -> {'+'.join(rules.of(axis)) or 'replicated'}" for axis in named)
+    )
     return DONE
 
 

@@ -29,7 +29,7 @@ class Functional:
     leaves: Leaves
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
-        _, params, rest = nnx.split(self.construct(nnx.Rngs(key)), nnx.Param, ...)
+        _, params, rest = _split(self.construct(nnx.Rngs(key)))
         return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
     def apply(
@@ -48,11 +48,15 @@ def functional(construct: Callable[[nnx.Rngs], nnx.Module], stacks: tuple[tuple[
     `stacks` are the paths below which equal layers are stacked along a leading axis, such as `(("h",),)`.
     Raises `UserError` for a parameter whose logical axes do not fit its rank.
     """
-    graphdef, params, _ = nnx.split(nnx.eval_shape(lambda: construct(nnx.Rngs(0))), nnx.Param, ...)
+    graphdef, params, _ = _split(nnx.eval_shape(lambda: construct(nnx.Rngs(0))))
     leaves: dict[Any, Any] = {}
     for path, variable in nnx.to_flat_state(params):
         _insert(leaves, path, _leaf(path, variable, stacks))
     return Functional(construct, graphdef, leaves)
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    return nnx.split(module, nnx.Param, ...)  # type: ignore[return-value]
 
 
 def _leaf(path: tuple[Any, ...], variable: Any, stacks: tuple[tuple[str, ...], ...]) -> Leaf:
@@ -65,7 +69,9 @@ def _leaf(path: tuple[Any, ...], variable: Any, stacks: tuple[tuple[str, ...], .
         parts.insert(len(stack), "*")
     name = ".".join(parts)
     if len(axes) != value.ndim:
-        raise UserError(f"logical axes {axes} for shape {value.shape}", where=name, fix="Give one axis name per dimension.")
+        raise UserError(
+            f"logical axes {axes} for shape {value.shape}", where=name, fix="Give one axis name per dimension."
+        )
     return Leaf(name, value.shape, value.dtype, axes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -20,8 +21,9 @@ Totals = Any  # a tuple of numpy scalars or arrays
 class Metric(Protocol):
     """`of_batch` takes arrays as the task hands them and runs under jit; the rest is numpy on the host."""
 
+    @property
+    def of_batch(self) -> Callable[..., Any]: ...
     def zero(self) -> Totals: ...
-    def of_batch(self, *arrays: jax.Array) -> Any: ...
     def merge(self, total: Totals, part: Any) -> Totals: ...
     def result(self, total: Totals) -> float: ...
 

@@ -8,6 +8,7 @@ with a dataclass that derives from `Optimizer` and defines `direction`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +90,9 @@ def add_decay(weight_decay: Any, factors: Any) -> optax.GradientTransformation:
     """Adds `weight_decay * factor * parameter`; a factor of 0 leaves the update as it is, bit for bit."""
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u, p, f: jnp.where(f > 0, u + weight_decay * f * p, u), updates, params, factors), state
+        return jax.tree.map(
+            lambda u, p, f: jnp.where(f > 0, u + weight_decay * f * p, u), updates, params, factors
+        ), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -118,7 +121,7 @@ def per_layer(
     depths = {leaf.shape[0] for leaf in parameters.flat(leaves) if leaf.stacked}
     groups = {"single": _select(leaves, lambda leaf: not leaf.stacked)}
     for depth in sorted(depths):
-        groups[f"stack_{depth}"] = _select(leaves, lambda leaf, n=depth: leaf.stacked and leaf.shape[0] == n)
+        groups[f"stack_{depth}"] = _select(leaves, functools.partial(_stacked_over, depth))
     groups = {name: group for name, group in groups.items() if group}
 
     def apply(name: str, use: Callable[..., Any], *trees: Any) -> Any:
@@ -133,7 +136,8 @@ def per_layer(
         return {name: apply(name, lambda t, p: t.init(p), _like(group, params)) for name, group in groups.items()}
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        merged, new = {}, {}
+        merged: dict[Any, Any] = {}
+        new: dict[str, Any] = {}
         for name, group in groups.items():
             part, new[name] = apply(
                 name, lambda t, u, s, p: t.update(u, s, p), _like(group, updates), state[name], _like(group, params)
@@ -142,6 +146,10 @@ def per_layer(
         return jax.tree.map(lambda _, u: u, updates, merged), new
 
     return optax.GradientTransformation(init, update)
+
+
+def _stacked_over(depth: int, leaf: parameters.Leaf) -> bool:
+    return leaf.stacked and leaf.shape[0] == depth
 
 
 def _unstacked(leaf: parameters.Leaf) -> parameters.Leaf:
@@ -267,9 +275,7 @@ class Adafactor(Optimizer):
 
     def direction(self, hparams: Hparams, leaves: Leaves) -> optax.GradientTransformation:
         return optax.chain(
-            optax.scale_by_factored_rms(
-                decay_rate=hparams["decay_exponent"], min_dim_size_to_factor=self.factor_from
-            ),
+            optax.scale_by_factored_rms(decay_rate=hparams["decay_exponent"], min_dim_size_to_factor=self.factor_from),
             optax.clip_by_block_rms(hparams["update_clip"]),
             optax.scale_by_param_block_rms(),
         )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 INIT, TRAIN = 0, 1
 
 
-def seed_key(seed: int, purpose: int) -> jax.Array:
+def seed_key(seed: int | jax.Array, purpose: int) -> jax.Array:
     """The key of a run for one purpose (`INIT` or `TRAIN`). Typed threefry key, shape []."""
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), purpose)
 

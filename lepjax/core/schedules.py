@@ -136,7 +136,9 @@ def in_steps(length: int | float, total_steps: int, name: str) -> float:
     else:
         steps = float(round(length * total_steps))
         if not 0.0 <= length <= 1.0:
-            raise UserError(f"{length} is no fraction of a run", where=name, fix="Use a whole number of steps or 0.0 to 1.0.")
+            raise UserError(
+                f"{length} is no fraction of a run", where=name, fix="Use a whole number of steps or 0.0 to 1.0."
+            )
     if steps < 0:
         raise UserError(f"{length} steps is less than none", where=name)
     return steps

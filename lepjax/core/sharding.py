@@ -42,7 +42,9 @@ class Rules:
             return ()
         known = {field.name for field in dataclasses.fields(self)}
         if logical not in known:
-            raise UserError(f"no sharding rule for the logical axis {logical!r}", where="Rules", fix=nearest(logical, known))
+            raise UserError(
+                f"no sharding rule for the logical axis {logical!r}", where="Rules", fix=nearest(logical, known)
+            )
         return getattr(self, logical)
 
 
@@ -68,7 +70,9 @@ def parse_mesh(text: str, devices: int) -> dict[str, int]:
         raise UserError(f"{' and '.join(open_axes)} are both -1", where=where, fix="Leave one axis open at most.")
     if devices % fixed:
         divisors = ", ".join(str(n) for n in range(1, devices + 1) if devices % n == 0)
-        raise UserError(f"{fixed} does not divide {devices} devices", where=where, fix=f"Use {divisors}, or --mesh auto.")
+        raise UserError(
+            f"{fixed} does not divide {devices} devices", where=where, fix=f"Use {divisors}, or --mesh auto."
+        )
     if open_axes:
         sizes[open_axes[0]] = devices // fixed
     return sizes
@@ -238,7 +242,9 @@ def explain(
     rows = []
     for leaf in jax.tree.leaves(leaves, is_leaf=is_leaf):
         partition = spec(leaf.axes, leaf.shape, sizes, rules, leaf.name, allow_replication)
-        ways = math.prod(sizes[a] for entry in partition if entry for a in ((entry,) if isinstance(entry, str) else entry))
+        ways = math.prod(
+            sizes[a] for entry in partition if entry for a in ((entry,) if isinstance(entry, str) else entry)
+        )
         dtype = np.dtype(leaf.dtype).name
         rows.append(Explained(leaf.name, leaf.shape, dtype, leaf.axes, partition, leaf.bytes, leaf.bytes // ways))
     return rows

@@ -69,9 +69,7 @@ def make_train_step(
         rows = batch["weight"].shape[0]
         keys = rng.row_keys(jax.random.fold_in(state.key, state.step), rows)
         scale = state.loss_scale.scale
-        grads, terms, model_state, aux = gradients(
-            state.params, state.model_state, batch, state.hparams, keys, scale
-        )
+        grads, terms, model_state, aux = gradients(state.params, state.model_state, batch, state.hparams, keys, scale)
         grads = jax.tree.map(lambda g: g.astype(policy.accumulate) / scale, grads)  # before the norm, hence the clip
         grad_norm = optax.tree.norm(grads)
         clip = jnp.minimum(1.0, state.hparams["clip_norm"] / jnp.maximum(grad_norm, 1e-12))

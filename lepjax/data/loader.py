@@ -47,7 +47,9 @@ class EvaluationBatches:
         return {**self.source.rows(ids, epochs), "weight": weight}
 
 
-def read_ahead(batches: TrainBatches | EvaluationBatches, start: int, threads: int = 1, ahead: int = 4) -> Iterator[Rows]:
+def read_ahead(
+    batches: TrainBatches | EvaluationBatches, start: int, threads: int = 1, ahead: int = 4
+) -> Iterator[Rows]:
     """batches[start], batches[start + 1], ... in order, read by `threads` threads up to `ahead` early."""
     if start >= len(batches):
         return iter(())

@@ -65,7 +65,8 @@ def split(packages: dict[str, list[bytes]], share: float) -> tuple[bytes, bytes]
     """(train, held-out) text. Deterministic in the packages' names and contents."""
     sizes = {name: sum(map(len, files)) for name, files in packages.items()}
     largest = LARGE_PACKAGE * sum(sizes.values())
-    train, heldout = [], []
+    train: list[bytes] = []
+    heldout: list[bytes] = []
     for group in groups(packages):
         drawn = int.from_bytes(hashlib.sha256(group[0].encode()).digest()[:8], "big") / 2**64
         side = heldout if drawn < share and sum(sizes[name] for name in group) <= largest else train

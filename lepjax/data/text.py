@@ -59,10 +59,12 @@ class TokenFiles(Data):
 
 
 def _existing(path: str) -> pathlib.Path:
-    expanded = os.path.expanduser(os.path.expandvars(path))
-    if not path or not os.path.isfile(expanded):
-        raise UserError("no such file", where=expanded or "data.path", fix="Pass --data.path with a file.")
-    return pathlib.Path(expanded)
+    expanded = pathlib.Path(os.path.expandvars(path)).expanduser()
+    if not path or not expanded.is_file():
+        raise UserError(
+            "no such file", where=str(expanded) if path else "data.path", fix="Pass --data.path with a file."
+        )
+    return expanded
 
 
 def read_text(path: str) -> str:

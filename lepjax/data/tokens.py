@@ -21,7 +21,9 @@ class TokenWindows:
     def __init__(self, tokens: np.ndarray, length: int, shift: bool, where: str) -> None:
         if len(tokens) < length + 1 + (length if shift else 0):
             raise UserError(
-                f"{len(tokens)} tokens are too few for windows of {length}", where=where, fix="Use more text or shorter windows."
+                f"{len(tokens)} tokens are too few for windows of {length}",
+                where=where,
+                fix="Use more text or shorter windows.",
             )
         self.tokens, self.length, self.shift = tokens, length, shift
         # The leading shift of up to `length` tokens costs the tiling one window.

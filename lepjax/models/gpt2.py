@@ -73,14 +73,10 @@ class Gpt2Module(nnx.Module):
     """tokens int32[rows, length] -> logits [rows, length, vocabulary] (float32)."""
 
     def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
-        normal = nnx.initializers.normal(0.02)
         self.config = config
         self.accumulate = policy.accumulate
-        embed = {"dtype": policy.compute, "param_dtype": policy.param, "embedding_init": normal, "rngs": rngs}
-        axes = {"embedding_metadata": {"axes": ("vocab", "embed")}}
-        self.wte = nnx.Embed(config.vocab_size, config.width, **embed, **axes)
-        axes = {"embedding_metadata": {"axes": ("position", "embed")}}
-        self.wpe = nnx.Embed(config.context, config.width, **embed, **axes)
+        self.wte = _embedding(config.vocab_size, config.width, "vocab", policy, rngs)
+        self.wpe = _embedding(config.context, config.width, "position", policy, rngs)
         self.h = make_layers(lambda r: Block(config, policy, r), config.layers, config.scan, rngs)
         self.ln_f = _layer_norm(config, policy, rngs)
 
@@ -135,9 +131,7 @@ class Block(nnx.Module):
         self.ln_2 = _layer_norm(config, policy, rngs)
         self.mlp = Mlp(config, policy, rngs)
 
-    def __call__(
-        self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
         attended, kv = self.attn(self.ln_1(x), mask, drop.at(0), kv, offset)
         x = constrain(x + drop.at(1)(attended), "batch", "length", None)
         x = constrain(x + drop.at(2)(self.mlp(self.ln_2(x))), "batch", "length", None)
@@ -152,9 +146,7 @@ class Attention(nnx.Module):
         self.c_attn = _linear(config.width, 3 * config.width, ("embed", "heads"), 0.02, policy, rngs)
         self.c_proj = _linear(config.width, config.width, ("heads", "embed"), _residual_std(config), policy, rngs)
 
-    def __call__(
-        self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any
-    ) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
         rows, length, width = x.shape
         qkv = by_token(self.c_attn, x).reshape(rows, length, self.heads, 3, width // self.heads)
         query, key, value = (constrain(qkv[..., i, :], "batch", "length", "heads", None) for i in range(3))
@@ -181,9 +173,19 @@ def _residual_std(config: Gpt2) -> float:
     return 0.02 / (2 * config.layers) ** 0.5  # the stream sums 2 * layers of these
 
 
-def _linear(
-    inputs: int, outputs: int, axes: tuple[str, str], std: float, policy: Policy, rngs: nnx.Rngs
-) -> nnx.Linear:
+def _embedding(rows: int, width: int, axis: str, policy: Policy, rngs: nnx.Rngs) -> nnx.Embed:
+    return nnx.Embed(
+        rows,
+        width,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        embedding_init=nnx.initializers.normal(0.02),
+        embedding_metadata={"axes": (axis, "embed")},
+        rngs=rngs,
+    )
+
+
+def _linear(inputs: int, outputs: int, axes: tuple[str, str], std: float, policy: Policy, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(
         inputs,
         outputs,

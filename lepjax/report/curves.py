@@ -21,7 +21,9 @@ class Curve:
 
 def curve_svg(curve: Curve) -> str:
     """Training values are drawn thin with their running mean; evaluations as points joined by a line."""
-    figure = matplotlib.figure.Figure(figsize=(5.2, 2.9), layout="constrained")  # no pyplot: no global state, no display
+    figure = matplotlib.figure.Figure(
+        figsize=(5.2, 2.9), layout="constrained"
+    )  # no pyplot: no global state, no display
     axes = figure.add_subplot()
     for (split, points), colour in zip(sorted(curve.points.items(), reverse=True), COLOURS, strict=False):
         steps, values = np.array(points, np.float64).T

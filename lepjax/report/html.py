@@ -36,7 +36,9 @@ def render(directory: RunDirectory, result: dict[str, Any], sections: tuple[Sect
     """The page, from what lies in the run directory and the sections of the final evaluations."""
     out = io.StringIO()
     name = f"{directory.path.parent.name} / {directory.path.name}"
-    out.write(f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{_text(name)}</title><style>{STYLE}</style>")
+    out.write(
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{_text(name)}</title><style>{STYLE}</style>"
+    )
     state = result["status"] + (f": {result['reason']}" if result["reason"] else "")
     out.write(f"<h1>{_text(name)}</h1><p class='where'>{_text(state)} after {result['steps']:,} steps</p>")
     out.write(_table("Result", _scalars(result)))
@@ -79,7 +81,9 @@ def _scalars(result: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def _table(title: str, rows: tuple[tuple[str, Any], ...]) -> str:
-    body = "".join(f"<tr><td>{_text(label)}</td><td class='n'>{_text(_number(value))}</td></tr>" for label, value in rows)
+    body = "".join(
+        f"<tr><td>{_text(label)}</td><td class='n'>{_text(_number(value))}</td></tr>" for label, value in rows
+    )
     return f"<h2>{_text(title)}</h2><table>{body}</table>"
 
 

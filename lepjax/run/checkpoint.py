@@ -165,7 +165,9 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
     small program per shape, compiled in the middle of the run.
     """
     whole = type_handlers.ArrayHandler(use_replica_parallel=False)
-    return ocp.PyTreeCheckpointHandler(type_handler_registry=type_handlers.create_type_handler_registry((jax.Array, whole)))
+    return ocp.PyTreeCheckpointHandler(
+        type_handler_registry=type_handlers.create_type_handler_registry((jax.Array, whole))
+    )
 
 
 def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -60,12 +60,12 @@ def watch_modules(say: Say) -> Iterator[None]:
     for kind in _module_classes(nnx.Module):
         if "__call__" in vars(kind):
             patched.append((kind, kind.__call__))
-            kind.__call__ = watched(kind.__call__)
+            setattr(kind, "__call__", watched(kind.__call__))
     try:
         yield
     finally:
         for kind, call in patched:
-            kind.__call__ = call
+            setattr(kind, "__call__", call)
 
 
 def _tell(say: Say, name: str, dtype: Any, array: Any) -> None:
@@ -77,7 +77,8 @@ def _tell(say: Say, name: str, dtype: Any, array: Any) -> None:
 
 
 def _module_classes(root: type) -> list[type]:
-    found = []
+    found: list[type] = []
+    kind: type
     for kind in root.__subclasses__():
         found += [kind, *_module_classes(kind)]
     return list(dict.fromkeys(found))

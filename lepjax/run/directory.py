@@ -67,7 +67,9 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "a+", encoding="utf-8")  # held open: the lock lives as long as the process
         except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror})", where=str(self.path), fix="Pass --run-dir.") from error
+            raise UserError(
+                f"cannot be written ({error.strerror})", where=str(self.path), fix="Pass --run-dir."
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -91,7 +93,9 @@ class RunDirectory:
         owner = self.experiment()
         if owner is None:
             if any(entry.name != ".lock" for entry in self.path.iterdir()):
-                raise UserError("is not empty and no run directory", where=str(self.path), fix="Pass another --run-dir.")
+                raise UserError(
+                    "is not empty and no run directory", where=str(self.path), fix="Pass another --run-dir."
+                )
             return
         if experiments.identity(owner) != experiments.identity(experiment):
             changed = experiments.differences(owner, experiment, fields.IDENTITY)

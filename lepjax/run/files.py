@@ -18,7 +18,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside.replace(path)
     sync_folder(path.parent)
 
 

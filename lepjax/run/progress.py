@@ -46,7 +46,9 @@ class ShowProgress(Callback):
         self._first = loop.step
         if self.console.is_terminal and not in_notebook():
             text = TextColumn("{task.fields[text]}")
-            self._bar = Progress(TextColumn("step {task.completed}/{task.total}"), BarColumn(20), text, console=self.console)
+            self._bar = Progress(
+                TextColumn("step {task.completed}/{task.total}"), BarColumn(20), text, console=self.console
+            )
             self._task = self._bar.add_task("train", total=loop.total_steps, completed=loop.step, text="")
             self._bar.start()
 

@@ -31,7 +31,9 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     parameter_table(console, experiments.describe(built.model, built.placement))
     rows = built.splits.train.rows(*built.plan.batch(0))
     tokens = experiment.task.tokens({**rows, "weight": built.plan.batch(0)[0] * 0 + 1})
-    batch = f"{experiment.data.batch_size} rows" + (f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1))
+    batch = f"{experiment.data.batch_size} rows" + (
+        f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1)
+    )
     say(console, f"step     {tokens:,} tokens ({batch}), {built.policy.name}")
     epochs = built.plan.epochs(built.total_steps)
     records = built.plan.records
@@ -85,7 +87,10 @@ def result(console: Console, values: dict[str, Any], sections: Sequence[Section]
     skip = {"seconds", "reason", "status", "best", "total_steps", "tokens", "skipped", "steps"}
     shown = {name: value for name, value in values.items() if name not in skip}
     if shown:
-        say(console, "\nresult   " + ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()))
+        say(
+            console,
+            "\nresult   " + ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items()),
+        )
     if best := values.get("best"):
         say(console, f"best     {best['metric']} {best['value']} at step {best['step']}")
     seconds = ", ".join(f"{name} {spent:.1f}" for name, spent in values["seconds"].items() if spent >= 0.05)

@@ -240,7 +240,9 @@ class _Run:
             "skipped": int(loop.state.skipped),
             "tokens": loop.tokens,
             **{name: _json_number(value) for name, value in {**loop.results, **values}.items()},
-            **({"best": {"metric": best.monitor, "value": _json_number(best.value), "step": best.step}} if best else {}),
+            **(
+                {"best": {"metric": best.monitor, "value": _json_number(best.value), "step": best.step}} if best else {}
+            ),
             "seconds": {name: round(seconds, 2) for name, seconds in self.clock.seconds.items()},
         }
         if jax.process_index() == 0:

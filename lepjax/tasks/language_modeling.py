@@ -25,10 +25,10 @@ class LanguageModeling(Task):
     bytes: bool = False
     """Tokens are bytes: report bits per byte."""
 
-    def outputs(self, model: Functional, params: Any, model_state: Any, batch: Batch, drop: Dropout, train: bool) -> Any:
-        return model.apply(
-            params, model_state, batch["tokens"], segments=batch.get("segments"), drop=drop, train=train
-        )
+    def outputs(
+        self, model: Functional, params: Any, model_state: Any, batch: Batch, drop: Dropout, train: bool
+    ) -> Any:
+        return model.apply(params, model_state, batch["tokens"], segments=batch.get("segments"), drop=drop, train=train)
 
     def terms(self, outputs: jax.Array, batch: Batch, hparams: dict[str, Any]) -> Terms:
         weight = _weights(batch)

@@ -24,7 +24,9 @@ class Task:
         """Initial values of hyperparameters the loss reads."""
         return {}
 
-    def outputs(self, model: Functional, params: Any, model_state: Any, batch: Batch, drop: Dropout, train: bool) -> Any:
+    def outputs(
+        self, model: Functional, params: Any, model_state: Any, batch: Batch, drop: Dropout, train: bool
+    ) -> Any:
         """Calls the model on a batch: `(outputs, model_state)`."""
         raise TypeError(f"{type(self).__name__} must define outputs")
 

@@ -21,7 +21,18 @@ from tests.tiny import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 EXPERIMENTS = sorted(p for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
-SMALL = ["--model.layers", "1", "--model.width", "32", "--model.heads", "2", "--model.context", "32", "--data.length", "32"]
+SMALL = [
+    "--model.layers",
+    "1",
+    "--model.width",
+    "32",
+    "--model.heads",
+    "2",
+    "--model.context",
+    "32",
+    "--data.length",
+    "32",
+]
 
 EXPERIMENT = '''
 """A small experiment on a small text."""
@@ -70,7 +81,10 @@ MISTAKES = {
     "bad value": (["train", "small.py", "--seed", "one"], "--seed"),
     "bad steps": (["train", "small.py", "--steps", "many"], "--steps: 'many' is not a number"),
     "two lengths": (["train", "small.py", "--steps", "3", "--epochs", "1"], "--steps and --epochs are both given"),
-    "mesh and devices": (["train", "small.py", "--mesh", "data=3"], "mesh data=3: 3 does not divide 8 devices. Use 1, 2, 4, 8"),
+    "mesh and devices": (
+        ["train", "small.py", "--mesh", "data=3"],
+        "mesh data=3: 3 does not divide 8 devices. Use 1, 2, 4, 8",
+    ),
     "mesh axis": (["train", "small.py", "--mesh", "dat=2"], "no mesh axis 'dat'. Did you mean data?"),
     "mesh and batch": (
         ["train", "small.py", "--mesh", "data=8", "--data.batch-size", "12"],
@@ -110,7 +124,15 @@ def test_a_bug_keeps_its_traceback_and_has_its_own_code(folder, capsys):
 def test_train_eval_generate_resume(folder, capsys):
     code, out, _ = lepjax("train", "small.py", "--run-dir", "run", "--seed", "3", capsys=capsys)
     assert code == DONE
-    for expected in ("devices ", "mesh ", "h.*.attn.c_attn.kernel", "layers, embed, heads", "step ", "plan ", "seconds "):
+    for expected in (
+        "devices ",
+        "mesh ",
+        "h.*.attn.c_attn.kernel",
+        "layers, embed, heads",
+        "step ",
+        "plan ",
+        "seconds ",
+    ):
         assert expected in out, out
     (loss,) = re.findall(r"dev_loss (\d+\.\d+), dev_perplexity", out.split("result")[1])
 
@@ -149,7 +171,12 @@ def test_explain_refuses_what_does_not_divide(folder, capsys):
 def test_debug_tells_every_module(folder, capsys):
     code, out, _ = lepjax("train", "small.py", "--run-dir", "run", "--steps", "1", "--debug", capsys=capsys)
     assert code == DONE
-    for expected in ("debug: step 0", "batch['tokens'] int32[8, 32]", "c_attn float32[", "ln_f float32[8, 32, 64] max |x|"):
+    for expected in (
+        "debug: step 0",
+        "batch['tokens'] int32[8, 32]",
+        "c_attn float32[",
+        "ln_f float32[8, 32, 64] max |x|",
+    ):
         assert expected in out, out
 
 
@@ -185,7 +212,14 @@ def test_every_experiment_shows_its_fields(path, capsys):
         command.run(["train", str(path), "--help"])
     out = capsys.readouterr().out
     assert stop.value.code == 0
-    for flag in ("--optimizer.learning-rate FLOAT", "--seed INT", "--run-dir STR", "Peak learning rate.", "(default: 0)", "--steps N"):
+    for flag in (
+        "--optimizer.learning-rate FLOAT",
+        "--seed INT",
+        "--run-dir STR",
+        "Peak learning rate.",
+        "(default: 0)",
+        "--steps N",
+    ):
         assert flag in " ".join(out.split()), out
 
 
@@ -195,7 +229,9 @@ def test_every_experiment_runs_two_steps(path, tmp_path, capsys, request, monkey
         library = tmp_path / "library"
         for i in range(80):
             (library / f"package{i}").mkdir(parents=True)
-            (library / f"package{i}" / "code.py").write_text("".join(f"def function_{i}_{j}(x): return x + {j}\n" for j in range(12)))
+            (library / f"package{i}" / "code.py").write_text(
+                "".join(f"def function_{i}_{j}(x): return x + {j}\n" for j in range(12))
+            )
         arguments = ["--data.folder", library, "--data.heldout", "0.3"]
     else:
         monkeypatch.setenv("LEPJAX_TEST_DATA", str(request.getfixturevalue("test_data")))
@@ -213,7 +249,12 @@ def process(*arguments, cwd, **kwargs):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-m", "lepjax", *map(str, arguments)],
-        cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
     )
 
 

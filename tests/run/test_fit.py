@@ -11,12 +11,12 @@ from rich.console import Console
 from lepjax.core.optimizers import AdamW
 from lepjax.core.plateau import Plateau
 from lepjax.core.schedules import Cosine
+from lepjax.data.loader import TrainBatches
 from lepjax.experiment import EarlyStopping, Steps, build
 from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import batch_shapes
 from lepjax.run.fit import Loop, fit
 from lepjax.run.train import train
-from lepjax.data.loader import TrainBatches
 from tests.tiny import tiny
 
 QUIET = Console(quiet=True)
@@ -49,7 +49,9 @@ def run_counting(tmp_path, act_at_3, steps=8, **changes):
     compiles = Compiles()
     begin = FromStep(1, lambda loop: setattr(compiles, "active", True))
     end = FromStep(steps, lambda loop: setattr(compiles, "active", False))
-    experiment = tiny(run_dir=str(tmp_path / "run"), length=Steps(steps), evaluate_every=4, checkpoint_every=3, **changes)
+    experiment = tiny(
+        run_dir=str(tmp_path / "run"), length=Steps(steps), evaluate_every=4, checkpoint_every=3, **changes
+    )
     train(experiment, callbacks=[begin, FromStep(3, act_at_3), end], console=QUIET)
     return compiles.count
 
@@ -180,7 +182,12 @@ def test_plateau_lowers_the_learning_rate_leaf():
 
 def test_a_plateau_in_a_real_run_scales_the_rate_and_survives_resume(tmp_path):
     rule = Plateau(monitor="dev_loss", mode="max", factor=0.5, patience=0)  # the wrong way round: always a plateau
-    kwargs = {"run_dir": str(tmp_path / "run"), "evaluate_every": 2, "plateau": rule, "optimizer": AdamW(learning_rate=1e-3)}
+    kwargs = {
+        "run_dir": str(tmp_path / "run"),
+        "evaluate_every": 2,
+        "plateau": rule,
+        "optimizer": AdamW(learning_rate=1e-3),
+    }
     train(tiny(length=Steps(5), **kwargs), console=QUIET)
     outcome = train(tiny(length=Steps(6), **kwargs), console=QUIET)
     rates = {x["step"]: x["train_learning_rate"] for x in outcome.directory.read_metrics() if "train_loss" in x}

@@ -106,7 +106,9 @@ def test_a_changed_identity_is_another_run(tmp_path, change):
 
 
 def test_runtime_fields_and_numbers_do_not_change_the_identity():
-    other = tiny(mesh="data=2", log_every=5, length=Steps(99), optimizer=dataclasses.replace(tiny().optimizer, learning_rate=1.0))
+    other = tiny(
+        mesh="data=2", log_every=5, length=Steps(99), optimizer=dataclasses.replace(tiny().optimizer, learning_rate=1.0)
+    )
     assert identity(tiny()) == identity(other)
 
 
@@ -243,7 +245,9 @@ def test_restore_is_strict(saved):
     without = build(dataclasses.replace(base, ema=None))
     with pytest.raises(UserError, match="leaf ema.* is not in the experiment"):
         checkpoints.restore(0, without.abstract)
-    half = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, np.float16, sharding=x.sharding), without.abstract.params)
+    half = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, np.float16, sharding=x.sharding), without.abstract.params
+    )
     built = build(base)
     with pytest.raises(UserError, match=r"leaf params.* is float32.*expected float16"):
         checkpoints.restore(0, dataclasses.replace(built.abstract, params=half))

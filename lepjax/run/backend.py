@@ -15,7 +15,7 @@ def cache_folder() -> pathlib.Path:
 
 def use_compile_cache() -> pathlib.Path:
     """Programs compiled once are loaded from disk the next time. JAX's own environment variables win."""
-    chosen = jax.config.read("jax_compilation_cache_dir")
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if chosen is None:
         chosen = str(cache_folder())
         jax.config.update("jax_compilation_cache_dir", chosen)

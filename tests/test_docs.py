@@ -46,7 +46,15 @@ def test_a_command_of_the_readme_runs(line, library, home, monkeypatch, capsys):
         arguments = [str(ROOT / word) if word.endswith(".py") else word for word in words]
     if words[0] == "train" and "--help" not in words:
         arguments = [word for word in arguments if word not in ("--steps", "2000")]
-        arguments += [*SMALL.split(), "--data.folder", str(library), "--data.heldout", "0.3", "--run-dir", str(home / "run")]
+        arguments += [
+            *SMALL.split(),
+            "--data.folder",
+            str(library),
+            "--data.heldout",
+            "0.3",
+            "--run-dir",
+            str(home / "run"),
+        ]
     if "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             command.run(arguments)
@@ -56,7 +64,11 @@ def test_a_command_of_the_readme_runs(line, library, home, monkeypatch, capsys):
 
 
 def test_links_lead_somewhere():
-    for document in (ROOT / "README.md", ROOT / "tests" / "README.md", ROOT / "experiments" / "benchmarks" / "README.md"):
+    for document in (
+        ROOT / "README.md",
+        ROOT / "tests" / "README.md",
+        ROOT / "experiments" / "benchmarks" / "README.md",
+    ):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document}: {target}"
 

@@ -70,7 +70,9 @@ class Optimizer:
         frozen = self.frozen(leaves)
         rates = parameters.by_pattern(leaves, self.lr_multipliers, 1.0, "optimizer.lr_multipliers")
         no_decay = getattr(self, "no_decay", "")
-        decays = parameters.by_pattern(leaves, ((no_decay, 0.0),) if no_decay else (), 1.0, "optimizer.no_decay")
+        rules = ((no_decay, 0.0),) if no_decay else ()
+        chosen = no_decay != NO_DECAY  # the default may match nothing: some models have no biases
+        decays = parameters.by_pattern(leaves, rules, 1.0, "optimizer.no_decay", strict=chosen)
 
         def transformation(hparams: Hparams) -> optax.GradientTransformation:
             def around(group: Leaves, factors: dict[str, Any]) -> optax.GradientTransformation:

@@ -63,11 +63,13 @@ def count(leaves: Leaves) -> int:
     return sum(leaf.size for leaf in flat(leaves))
 
 
-def by_pattern(leaves: Leaves, rules: tuple[tuple[str, float], ...], default: float, where: str) -> Any:
+def by_pattern(
+    leaves: Leaves, rules: tuple[tuple[str, float], ...], default: float, where: str, strict: bool = True
+) -> Any:
     """A tree of float32 factors chosen by regular expressions on canonical per-layer names; the last match wins.
 
     Stacked leaves get one factor per layer (float32[layers]), the others a scalar, so that a scanned and an unrolled
-    model are treated alike. Raises `UserError` for a pattern that is not a regular expression or matches nothing.
+    model are treated alike. Raises `UserError` for a pattern that is not a regular expression or, where `strict`, matches nothing.
     """
     names = [name for leaf in flat(leaves) for name in leaf.names]
     compiled = []
@@ -76,7 +78,7 @@ def by_pattern(leaves: Leaves, rules: tuple[tuple[str, float], ...], default: fl
             regex = re.compile(pattern)
         except re.error as error:
             raise UserError(f"{pattern!r} is not a regular expression ({error})", where=where) from error
-        if not any(regex.search(name) for name in names):
+        if strict and not any(regex.search(name) for name in names):
             raise UserError(f"{pattern!r} matches no parameter", where=where, fix=nearest(pattern, names))
         compiled.append((regex, value))
 

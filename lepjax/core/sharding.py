@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lepjax.core.errors import UserError, nearest
 from lepjax.core.parameters import Leaf, is_leaf
@@ -129,7 +129,7 @@ def _show(mesh_axes: MeshAxes, sizes: dict[str, int]) -> str:
 class Placement:
     """A mesh and the rules that map logical axes onto it."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     rules: Rules = Rules()
     allow_replication: tuple[str, ...] = ()
 

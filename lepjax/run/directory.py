@@ -143,11 +143,12 @@ class RunDirectory:
         return lines
 
     def forget_after(self, step: int) -> None:
-        """Drops logged lines of steps that were not saved: they will happen again."""
-        lines = self.read_metrics()
-        kept = [line for line in lines if line["step"] <= step]
-        if len(kept) < len(lines):
-            files.write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        """Drops logged lines of steps that were not saved (they will happen again) and lines a crash cut short."""
+        if not self.metrics.exists():
+            return
+        kept = "".join(json.dumps(line) + "\n" for line in self.read_metrics() if line["step"] <= step)
+        if kept != self.metrics.read_text(encoding="utf-8"):
+            files.write_text(self.metrics, kept)
 
 
 def default_path(name: str, experiment: Experiment) -> pathlib.Path:

@@ -9,6 +9,7 @@ import matplotlib.figure
 import numpy as np
 
 COLOURS = ("#2563a8", "#d1611b", "#2b8a55", "#8a3b8f")
+NOISY = ("loss", "grad norm", "update norm", "tokens per second")  # shown with their running mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +21,19 @@ class Curve:
 
 
 def curve_svg(curve: Curve) -> str:
-    """Training values are drawn thin with their running mean; evaluations as points joined by a line."""
+    """Noisy training values are drawn thin with their running mean; evaluations as points joined by a line."""
     figure = matplotlib.figure.Figure(
         figsize=(5.2, 2.9), layout="constrained"
     )  # no pyplot: no global state, no display
     axes = figure.add_subplot()
     for (split, points), colour in zip(sorted(curve.points.items(), reverse=True), COLOURS, strict=False):
         steps, values = np.array(points, np.float64).T
-        if split == "train" and len(steps) > 20:
+        if split == "train" and len(steps) > 20 and curve.title in NOISY:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
             axes.plot(steps, running_mean(values, max(len(values) // 25, 2)), color=colour, linewidth=1.6, label=split)
         else:
-            axes.plot(steps, values, color=colour, marker="o", markersize=4, linewidth=1.4, label=split)
+            marker = None if split == "train" else "o"
+            axes.plot(steps, values, color=colour, marker=marker, markersize=4, linewidth=1.4, label=split)
     axes.set_title(curve.title, fontsize=10, loc="left")
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=8)

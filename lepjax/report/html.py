@@ -70,7 +70,8 @@ def curves(lines: list[dict[str, Any]]) -> list[Curve]:
     if any(value for split in panels.get("skipped", {}).values() for _, value in split):
         skip = {"nll"}
     order = [name for name in first if name in panels] + sorted(set(panels) - set(first) - skip)
-    return [Curve(name.replace("_", " "), panels[name]) for name in order]
+    drawn = [name for name in order if any(len(points) > 1 for points in panels[name].values())]  # a point is no curve
+    return [Curve(name.replace("_", " "), panels[name]) for name in drawn]
 
 
 def _scalars(result: dict[str, Any]) -> tuple[tuple[str, Any], ...]:

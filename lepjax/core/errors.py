@@ -24,11 +24,18 @@ class UserError(Exception):
         self.found, self.where, self.fix = found, where, fix
         super().__init__(found, where, fix)
 
+    def __reduce__(self) -> tuple[Callable[..., UserError], tuple[str, str, str]]:
+        return _user_error, (self.found, self.where, self.fix)  # errors travel between processes
+
     def __str__(self) -> str:
         line = f"{self.where}: {self.found}" if self.where else self.found
         if self.fix:
             line = f"{line.rstrip('.')}. {self.fix}"
         return " ".join(line.split())
+
+
+def _user_error(found: str, where: str, fix: str) -> UserError:
+    return UserError(found, where=where, fix=fix)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

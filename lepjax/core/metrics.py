@@ -75,7 +75,7 @@ class Perplexity(Mean):
 
     def result(self, total: Totals) -> float:
         mean = super().result(total)
-        return math.exp(mean) if mean < 700 else math.inf  # exp overflows float64 near 709
+        return math.inf if mean >= 700 else math.exp(mean)  # exp overflows float64 near 709; NaN stays NaN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from lepjax.core import parameters
+from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam
 from lepjax.core.parameters import Leaves
 from lepjax.core.schedules import Constant, Schedule
@@ -296,7 +297,7 @@ class Muon(Optimizer):
     newton_schulz_steps: int = 5
     """Iterations of the orthogonalisation."""
     adam: str = r"(^|\.)(embedding|wte|wpe|lm_head)(\.|$)"
-    """Matrices that Adam moves all the same (pattern on the template name `h.*.attn...`)."""
+    """Matrices that Adam moves all the same (pattern)."""
     beta1: float = hparam(0.9)
     """Adam's decay of the first moment."""
     beta2: float = hparam(0.95)
@@ -311,9 +312,6 @@ class Muon(Optimizer):
     decoupled_decay = True
 
     def direction(self, hparams: Hparams, leaves: Leaves) -> optax.GradientTransformation:
-        def kind(leaf: parameters.Leaf) -> str:
-            return "muon" if len(leaf.shape) == 2 and not re.search(self.adam, leaf.name) else "adam"
-
         muon = optax.chain(
             scale_by_muon(
                 ns_steps=self.newton_schulz_steps,
@@ -323,8 +321,24 @@ class Muon(Optimizer):
             optax.stateless(lambda updates, _: jax.tree.map(_adam_rms, updates)),
         )
         adam = optax.scale_by_adam(b1=hparams["beta1"], b2=hparams["beta2"], eps=hparams["eps"])
-        labels = jax.tree.map(kind, leaves, is_leaf=parameters.is_leaf)
-        return optax.partition({"muon": muon, "adam": adam}, labels)
+        return optax.partition(
+            {"muon": muon, "adam": adam}, jax.tree.map(self.mover, leaves, is_leaf=parameters.is_leaf)
+        )
+
+    def mover(self, leaf: parameters.Leaf) -> str:
+        """Who moves this parameter. `leaf` is one layer of a stack, whose name stands for all of them."""
+        return "muon" if len(leaf.shape) == 2 and not re.search(self.adam, leaf.name) else "adam"
+
+    def build(self, leaves: Leaves) -> Callable[[Hparams], optax.GradientTransformation]:
+        for leaf in parameters.flat(leaves):
+            movers = {re.search(self.adam, name) is None for name in (*leaf.names, leaf.name)}
+            if len(movers) > 1:
+                raise UserError(
+                    f"{self.adam!r} tells the layers of {leaf.name} apart",
+                    where="optimizer.adam",
+                    fix="All layers of a stack move alike: use a pattern without layer numbers, or --model.no-scan.",
+                )
+        return super().build(leaves)
 
 
 def _adam_rms(update: jax.Array) -> jax.Array:

@@ -69,7 +69,8 @@ def by_pattern(
     """A tree of float32 factors chosen by regular expressions on canonical per-layer names; the last match wins.
 
     Stacked leaves get one factor per layer (float32[layers]), the others a scalar, so that a scanned and an unrolled
-    model are treated alike. Raises `UserError` for a pattern that is not a regular expression or, where `strict`, matches nothing.
+    model are treated alike. Raises `UserError` for a pattern that is not a regular expression or, where `strict`,
+    matches nothing.
     """
     names = [name for leaf in flat(leaves) for name in leaf.names]
     compiled = []

@@ -7,6 +7,7 @@ These compute both sides and select. Each equals optax's schedule of the same na
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 import jax
@@ -131,14 +132,11 @@ class InverseSqrt(Schedule):
 
 def in_steps(length: int | float, total_steps: int, name: str) -> float:
     """A whole number counts steps, a fraction is a share of `total_steps`. Raises `UserError` outside that."""
-    if isinstance(length, int):
-        steps = float(length)
-    else:
-        steps = float(round(length * total_steps))
-        if not 0.0 <= length <= 1.0:
-            raise UserError(
-                f"{length} is no fraction of a run", where=name, fix="Use a whole number of steps or 0.0 to 1.0."
-            )
-    if steps < 0:
-        raise UserError(f"{length} steps is less than none", where=name)
-    return steps
+    if isinstance(length, numbers.Integral):
+        if length < 0:
+            raise UserError(f"{length} steps is less than none", where=name)
+        return float(length)
+    if not 0.0 <= length <= 1.0:  # also NaN
+        fix = "Use a whole number of steps or 0.0 to 1.0."
+        raise UserError(f"{length} is no fraction of a run", where=name, fix=fix)
+    return float(round(length * total_steps))

@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -37,6 +38,14 @@ class Rules:
     position: MeshAxes = ()
     layers: MeshAxes = ()
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str) or (unknown := [name for name in value if name not in AXES]):
+                found = value if isinstance(value, str) else unknown[0]
+                fix = f"Give a tuple. {nearest(found, AXES)}"
+                raise UserError(f"{found!r} is no tuple of mesh axes", where=f"Rules.{field.name}", fix=fix)
+
     def of(self, logical: str | None) -> MeshAxes:
         if logical is None:
             return ()
@@ -57,12 +66,16 @@ def parse_mesh(text: str, devices: int) -> dict[str, int]:
     sizes = dict.fromkeys(AXES, 1)
     if text == "auto":
         return {**sizes, "data": devices}
+    named: set[str] = set()
     for part in filter(None, text.replace(" ", "").split(",")):
         name, _, size = part.partition("=")
         if name not in AXES:
             raise UserError(f"no mesh axis {name!r}", where=where, fix=nearest(name, AXES))
-        if not size.lstrip("-").isdigit() or int(size) == 0 or int(size) < -1:
+        if not re.fullmatch("-1|[1-9][0-9]*", size):
             raise UserError(f"size {size!r} of axis {name} is not a positive number or -1", where=where)
+        if name in named:
+            raise UserError(f"axis {name} is given twice", where=where)
+        named.add(name)
         sizes[name] = int(size)
     open_axes = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)

@@ -104,14 +104,18 @@ def make_train_step(
         )
         metrics = {
             "loss": total,
-            **{name: term.mean for name, term in {**terms, **aux}.items()},
             "grad_norm": grad_norm,
             "update_norm": update_norm,
             "learning_rate": learning_rate,
             "loss_scale": jnp.float32(scale),
             "skipped": new.skipped,
         }
-        return new, metrics
+        named = {name: term.mean for name, term in {**terms, **aux}.items()}
+        if twice := sorted(metrics.keys() & named.keys()):
+            raise UserError(
+                f"a loss term must not be called {twice[0]!r}", where="loss", fix="The step reports that name."
+            )
+        return new, {**metrics, **named}
 
     return step
 

@@ -35,8 +35,9 @@ class Dropout:
             return x
         keep = 1.0 - self.rate
         mask = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]) < keep)(self.keys)
-        # A rate of 1 keeps nothing; the guard makes that zeros instead of 0 / 0.
-        return jnp.where(mask, x / jnp.maximum(keep, 1e-6).astype(x.dtype), jnp.zeros((), x.dtype))
+        # In float32: 1 / 1e-6 is infinite in float16. A rate of 1 keeps nothing, and its gradient is zero, not 0 * inf.
+        factor = jnp.where(keep > 0, 1.0 / jnp.maximum(keep, 1e-6), 0.0)
+        return jnp.where(mask, x * factor.astype(x.dtype), jnp.zeros((), x.dtype))
 
 
 OFF = Dropout()

@@ -22,7 +22,8 @@ def sample(
     count = jnp.where((top_k <= 0) | (top_k > size), size, top_k)
     inside = jnp.arange(size) < count
     probabilities = jax.nn.softmax(jnp.where(inside, ordered, -jnp.inf), axis=-1)
-    before = jnp.cumsum(probabilities, axis=-1) - probabilities  # the most likely token always stays
-    kept = jnp.where(inside & (before < top_p), ordered, jnp.inf).min(-1, keepdims=True)
+    before = jnp.cumsum(probabilities, axis=-1) - probabilities
+    reached = (before < top_p) | (top_p >= 1.0) | (jnp.arange(size) == 0)  # the most likely token always stays
+    kept = jnp.where(inside & reached, ordered, jnp.inf).min(-1, keepdims=True)
     drawn = jax.random.categorical(key, jnp.where(logits >= kept, logits, -jnp.inf), axis=-1)
     return jnp.where(temperature <= 0, greedy, drawn).astype(jnp.int32)

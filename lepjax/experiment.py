@@ -181,6 +181,7 @@ class Built:
 
 def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Built:
     """Composes everything a run needs. Raises `UserError` for what does not fit, before anything is compiled."""
+    check_seed(experiment.seed)
     devices = jax.devices() if devices is None else devices
     sizes = sharding.parse_mesh(experiment.mesh, len(devices))
     placement = Placement(sharding.make_mesh(sizes, devices), allow_replication=experiment.allow_replication)
@@ -247,13 +248,20 @@ def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
 
 
 def check_vocabulary(experiment: Experiment, splits: Splits) -> None:
+    """Raises `UserError` where the data has tokens the model does not know: looking them up would give NaN."""
     size = getattr(experiment.model, "vocab_size", None)
-    if splits.vocabulary is not None and size is not None and splits.vocabulary.size > size:
+    needed = splits.vocabulary.size if splits.vocabulary is not None else splits.largest_token + 1
+    if size is not None and needed > size:
         raise UserError(
-            f"the data has {splits.vocabulary.size} tokens, the model {size}",
+            f"the data has {needed} tokens, the model {size}",
             where="model.vocab_size",
-            fix=f"Pass --model.vocab-size {splits.vocabulary.size} or more.",
+            fix=f"Pass --model.vocab-size {needed} or more.",
         )
+
+
+def check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise UserError(f"{seed}", where="seed", fix="Use a whole number from 0 to 2147483647.")
 
 
 # ---- identity and (de)serialisation ----

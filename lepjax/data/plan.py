@@ -14,6 +14,27 @@ import json
 import grain
 import numpy as np
 
+from lepjax.core.errors import UserError
+
+SMALL = 2**22  # up to this many records an epoch's whole permutation is kept (32 MB)
+
+
+def permuted(records: int, seed: int, epoch: int, places: np.ndarray) -> np.ndarray:
+    """The records at these places (int64[n], below `records`) of an epoch's order. int64[n].
+
+    Small sets are sorted by Philox words, whose stream numpy guarantees; for large ones grain's index shuffle answers
+    each place alone, in constant memory (but takes milliseconds for a few records).
+    """
+    if records <= SMALL:
+        return _permutation(records, seed, epoch)[places]
+    order = grain.MapDataset.range(records).seed(seed).shuffle().repeat()
+    return np.array([order[epoch * records + int(place)] for place in places], np.int64)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(records: int, seed: int, epoch: int) -> np.ndarray:
+    return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(records), kind="stable")
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -25,16 +46,21 @@ class Plan:
     digest: str
     """The source's digest: a plan over other data is another plan."""
 
-    @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        return grain.MapDataset.range(self.records).seed(self.seed).shuffle().repeat()
+    def __post_init__(self) -> None:
+        if self.records < 1 or self.batch_size < 1:
+            raise UserError(
+                f"{self.records} records in batches of {self.batch_size}", where="data", fix="Use at least 1."
+            )
 
     def batch(self, cursor: int) -> tuple[np.ndarray, np.ndarray]:
         """(record ids, epochs) of batch `cursor`, int64[batch_size] each."""
-        first = cursor * self.batch_size
-        places = np.arange(first, first + self.batch_size)
-        order = self._order
-        return np.array([order[int(place)] for place in places], np.int64), places // self.records
+        places = np.arange(cursor * self.batch_size, (cursor + 1) * self.batch_size)
+        epochs, within = np.divmod(places, self.records)
+        ids = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            ids[here] = permuted(self.records, self.seed, int(epoch), within[here])
+        return ids, epochs
 
     @property
     def fingerprint(self) -> str:
@@ -51,6 +77,10 @@ class EvaluationPlan:
 
     records: int
     batch_size: int
+
+    def __post_init__(self) -> None:
+        if self.records < 1 or self.batch_size < 1:
+            raise UserError(f"{self.records} records in batches of {self.batch_size}", where="evaluation data")
 
     def __len__(self) -> int:
         return -(-self.records // self.batch_size)

@@ -34,6 +34,8 @@ class Splits:
     train: Source
     evaluation: dict[str, Source]
     vocabulary: Vocabulary | None = None
+    largest_token: int = -1
+    """The largest token id, where there is no vocabulary to tell; -1: not known."""
 
 
 @dataclasses.dataclass(frozen=True)

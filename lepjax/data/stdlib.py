@@ -22,7 +22,7 @@ from lepjax.data.vocabulary import Bytes
 
 BOUNDARY = b"\0"  # stands before every file; Python source cannot hold it
 NEAR_COPY = 0.5  # share of the smaller file's distinct lines that two files have in common
-COMMON_LINE = 20  # a line in more files than this (a licence, an import) says nothing about copying
+COMMON_LINE = 50  # a line in more files than this (a licence, an import) says nothing about copying
 LARGE_PACKAGE = 0.02  # a package with more of the text than this always trains: `test` alone is half of it
 
 

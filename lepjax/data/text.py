@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import os
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -29,6 +30,10 @@ class TextFile(Data):
     """One token per distinct character instead of per byte."""
 
     def load(self) -> Splits:
+        if not 0.0 < self.dev < 1.0:
+            raise UserError(
+                f"{self.dev} is no share of the text", where="data.dev", fix="Use a number between 0 and 1."
+            )
         text = read_text(self.path)
         vocabulary: Vocabulary = Characters("".join(sorted(set(text)))) if self.characters else Bytes()
         tokens = vocabulary.encode(text)
@@ -52,27 +57,28 @@ class TokenFiles(Data):
     """Tokens per window."""
 
     def load(self) -> Splits:
+        train, dev = read_tokens(self.train, "data.train"), read_tokens(self.dev, "data.dev")
         return Splits(
-            train=TokenWindows(read_tokens(self.train), self.length, shift=True, where=self.train),
-            evaluation={"dev": TokenWindows(read_tokens(self.dev), self.length, shift=False, where=self.dev)},
+            train=TokenWindows(train, self.length, shift=True, where=self.train),
+            evaluation={"dev": TokenWindows(dev, self.length, shift=False, where=self.dev)},
+            largest_token=int(max(train.max(), dev.max())),
         )
 
 
-def _existing(path: str) -> pathlib.Path:
+def _existing(path: str, flag: str) -> pathlib.Path:
     expanded = pathlib.Path(os.path.expandvars(path)).expanduser()
     if not path or not expanded.is_file():
-        raise UserError(
-            "no such file", where=str(expanded) if path else "data.path", fix="Pass --data.path with a file."
-        )
+        raise UserError("no such file", where=str(expanded) if path else flag, fix=f"Pass --{flag} with a file.")
     return expanded
 
 
 def read_text(path: str) -> str:
-    file = _existing(path)
+    file = _existing(path, "data.path")
+    data = file.read_bytes()
     try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        data = gzip.decompress(data) if file.suffix == ".gz" else data
         return data.decode()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"not a complete gzip file ({error})", where=str(file)) from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
@@ -81,14 +87,17 @@ def read_text(path: str) -> str:
         ) from error
 
 
-def read_tokens(path: str) -> np.ndarray:
-    file = _existing(path)
+def read_tokens(path: str, flag: str) -> np.ndarray:
+    """int[n], memory-mapped. Raises `UserError` for what is no one-dimensional array of token ids."""
+    file = _existing(path, flag)
     try:
-        tokens = np.load(file, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+        tokens = np.lib.format.open_memmap(file, mode="r")  # never unpickles
+    except (ValueError, EOFError) as error:
         raise UserError(f"not a .npy file ({error})", where=str(file)) from error
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
         raise UserError(
             f"{tokens.dtype} of shape {tokens.shape}", where=str(file), fix="Save one integer array of one dimension."
         )
+    if tokens.size and tokens.min() < 0:
+        raise UserError(f"token {tokens.min()} is negative", where=str(file))
     return tokens

@@ -19,6 +19,8 @@ class TokenWindows:
     """
 
     def __init__(self, tokens: np.ndarray, length: int, shift: bool, where: str) -> None:
+        if length < 1:
+            raise UserError(f"windows of {length} tokens", where="data.length", fix="Use at least 1.")
         if len(tokens) < length + 1 + (length if shift else 0):
             raise UserError(
                 f"{len(tokens)} tokens are too few for windows of {length}",
@@ -28,7 +30,7 @@ class TokenWindows:
         self.tokens, self.length, self.shift = tokens, length, shift
         # The leading shift of up to `length` tokens costs the tiling one window.
         self.count = (len(tokens) - 1) // length - 1 if shift else -(-(len(tokens) - 1) // length)
-        seen = hashlib.sha256(np.ascontiguousarray(tokens).tobytes())
+        seen = hashlib.sha256(np.ascontiguousarray(tokens).data)  # through the buffer: a memory map is not copied
         seen.update(f"{tokens.dtype} {length} {shift}".encode())
         self.digest = seen.hexdigest()
 

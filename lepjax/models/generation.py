@@ -31,7 +31,7 @@ class Sampling:
     """The smallest set of tokens that reaches this probability."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not self.temperature >= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:  # also refuses NaN
             raise UserError(
                 f"temperature {self.temperature}, top-k {self.top_k}, top-p {self.top_p}",
                 where="sampling",
@@ -43,6 +43,8 @@ class Generator:
     """Generates from a causal model whose module has `empty_cache(rows, length)` and takes `cache` and `offset`."""
 
     def __init__(self, model: Functional, context: int) -> None:
+        if context < 2:
+            raise UserError(f"a context of {context}", where="generate", fix="The window must hold 2 tokens.")
         self.context = context
 
         def window(params: Any, tokens: jax.Array, start: jax.Array, stop: jax.Array, key: jax.Array, how: Any) -> Any:
@@ -69,6 +71,8 @@ class Generator:
         text = np.asarray(prompt, np.int32)
         if text.ndim != 2 or text.shape[1] == 0:
             raise UserError(f"a prompt of shape {text.shape}", where="generate", fix="Give at least one token.")
+        if count < 0:
+            raise UserError(f"{count} tokens", where="generate", fix="Ask for at least one.")
         how = (jnp.float32(sampling.temperature), jnp.int32(sampling.top_k), jnp.float32(sampling.top_p))
         key = jax.random.key(seed, impl="threefry2x32")
         end = text.shape[1] + count

@@ -40,6 +40,8 @@ class Gpt2(Model):
     """Attention heads per block."""
     width: int = 768
     """Size of the residual stream."""
+    bias: bool = True
+    """Biases in projections and layer norms, as GPT-2 has them; nanoGPT leaves them out."""
     dropout: float | None = hparam(None)
     """Dropout rate on embeddings, attention and both sublayers; None removes it from the program."""
     scan: bool = runtime(True)
@@ -48,6 +50,11 @@ class Gpt2(Model):
     """Recompute each block in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "layers", "heads", "width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{getattr(self, name)}", where=f"model.{name}", fix="Use at least 1.")
+        if self.dropout is not None and not 0.0 <= self.dropout <= 1.0:
+            raise UserError(f"{self.dropout} is no rate", where="model.dropout", fix="Use None or 0.0 to 1.0.")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not a multiple of {self.heads} heads", where="model.width")
 
@@ -143,8 +150,10 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
         self.heads = config.heads
-        self.c_attn = _linear(config.width, 3 * config.width, ("embed", "heads"), 0.02, policy, rngs)
-        self.c_proj = _linear(config.width, config.width, ("heads", "embed"), _residual_std(config), policy, rngs)
+        self.c_attn = _linear(config.width, 3 * config.width, ("embed", "heads"), 0.02, config.bias, policy, rngs)
+        self.c_proj = _linear(
+            config.width, config.width, ("heads", "embed"), _residual_std(config), config.bias, policy, rngs
+        )
 
     def __call__(self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
         rows, length, width = x.shape
@@ -162,8 +171,10 @@ class Mlp(nnx.Module):
     """Four times as wide inside, tanh GELU."""
 
     def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
-        self.c_fc = _linear(config.width, 4 * config.width, ("embed", "mlp"), 0.02, policy, rngs)
-        self.c_proj = _linear(4 * config.width, config.width, ("mlp", "embed"), _residual_std(config), policy, rngs)
+        self.c_fc = _linear(config.width, 4 * config.width, ("embed", "mlp"), 0.02, config.bias, policy, rngs)
+        self.c_proj = _linear(
+            4 * config.width, config.width, ("mlp", "embed"), _residual_std(config), config.bias, policy, rngs
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return by_token(lambda x: self.c_proj(jax.nn.gelu(self.c_fc(x), approximate=True)), x)
@@ -185,10 +196,13 @@ def _embedding(rows: int, width: int, axis: str, policy: Policy, rngs: nnx.Rngs)
     )
 
 
-def _linear(inputs: int, outputs: int, axes: tuple[str, str], std: float, policy: Policy, rngs: nnx.Rngs) -> nnx.Linear:
+def _linear(
+    inputs: int, outputs: int, axes: tuple[str, str], std: float, use_bias: bool, policy: Policy, rngs: nnx.Rngs
+) -> nnx.Linear:
     return nnx.Linear(
         inputs,
         outputs,
+        use_bias=use_bias,
         dtype=policy.compute,
         param_dtype=policy.param,
         kernel_init=nnx.initializers.normal(std),
@@ -203,6 +217,7 @@ def _layer_norm(config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(
         config.width,
         epsilon=1e-5,
+        use_bias=config.bias,
         dtype=policy.compute,
         param_dtype=policy.param,
         scale_metadata=metadata,

@@ -6,6 +6,8 @@ import lzma
 
 import numpy as np
 
+from lepjax.core.errors import UserError
+
 VOCABULARY = 256
 
 
@@ -29,8 +31,10 @@ def ngram_bits_per_byte(train: np.ndarray, heldout: np.ndarray, order: int = 5) 
     p_k(c | h) = (count(h c) + distinct(h) p_{k-1}(c | h')) / (count(h) + distinct(h)), where h' drops the oldest byte:
     Chen and Goodman, An Empirical Study of Smoothing Techniques (1998), section 2.5. p_0 is uniform.
     """
+    if not 1 <= order <= 8:
+        raise UserError(f"order {order}", where="ngram", fix="Use 1 to 8: a gram is held in 64 bits.")
     probability = np.full(len(heldout) - 1, 1.0 / VOCABULARY)
-    for k in range(1, order + 1):  # k - 1 bytes of context
+    for k in range(1, min(order, len(train), len(heldout)) + 1):  # k - 1 bytes of context
         grams, counts = np.unique(_grams(train, k), return_counts=True)
         contexts, first = np.unique(grams >> np.uint64(8), return_index=True)
         totals = np.add.reduceat(counts, first).astype(np.float64)

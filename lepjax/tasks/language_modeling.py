@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lepjax.core.functional import Functional
 from lepjax.core.metrics import Accuracy, BitsPerByte, Mean, Metric, Perplexity
@@ -33,7 +34,8 @@ class LanguageModeling(Task):
     def terms(self, outputs: jax.Array, batch: Batch, hparams: dict[str, Any]) -> Terms:
         weight = _weights(batch)
         nll = cross_entropy(outputs, batch["targets"])
-        return {"nll": Term(sum=(nll * weight).sum(), weight=weight.sum())}
+        counted = jnp.where(weight > 0, nll * weight, 0.0)  # a masked target may be -100, and NaN * 0 is NaN
+        return {"nll": Term(sum=counted.sum(), weight=weight.sum())}
 
     def metrics(self) -> dict[str, Metric]:
         metrics: dict[str, Metric] = {"loss": Mean(), "perplexity": Perplexity(), "accuracy": Accuracy()}
@@ -58,4 +60,4 @@ class LanguageModeling(Task):
 def _weights(batch: Batch) -> jax.Array:
     """float32[rows, length]: the weight of each target."""
     weight = batch["weight"][:, None]
-    return weight * batch["mask"] if "mask" in batch else jax.numpy.broadcast_to(weight, batch["targets"].shape)
+    return weight * batch["mask"] if "mask" in batch else jnp.broadcast_to(weight, batch["targets"].shape)

@@ -18,7 +18,7 @@ class State:
 
     step        int32[]   steps taken, also skipped ones; schedules read it
     cursor      int32[]   the next batch of the plan
-    skipped     int32[]   steps whose loss, gradient or update was not finite; optimizer count + skipped == step
+    skipped     int32[]   steps whose loss, gradient or hyperparameters were not finite; optimizer count + skipped == step
     params      the trained arrays (float32)
     model_state what the model itself remembers (batch statistics); {} for most
     opt_state   the optimizer's

@@ -85,8 +85,10 @@ def make_train_step(
             ema = jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
 
         total = _total(terms, {name: term.weight for name, term in terms.items()})
-        update_norm = optax.tree.norm(updates)
-        finite = jnp.isfinite(total) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm) & _finite(model_state)
+        # Finite gradients and finite hyperparameters give finite updates, so these need no pass of their own: one over
+        # the updates would keep the compiler from fusing the whole update of a parameter into one loop.
+        numbers = (total, grad_norm, clip, learning_rate, *_all_but(state.hparams, "clip_norm"))
+        finite = jnp.isfinite(jnp.stack(numbers)).all() & _finite(model_state)
         proposed = (params, model_state, opt_state, ema)
         kept = (state.params, state.model_state, state.opt_state, state.ema)
         params, model_state, opt_state, ema = jax.tree.map(lambda a, b: jnp.where(finite, a, b), proposed, kept)
@@ -105,7 +107,6 @@ def make_train_step(
         metrics = {
             "loss": total,
             "grad_norm": grad_norm,
-            "update_norm": update_norm,
             "learning_rate": learning_rate,
             "loss_scale": jnp.float32(scale),
             "skipped": new.skipped,
@@ -201,6 +202,10 @@ def _cut(x: jax.Array, count: int) -> jax.Array:
         )
     x = x.reshape(rows // count, count, *x.shape[1:]).swapaxes(0, 1)
     return constrain(x, None, "batch", *[None] * (x.ndim - 2))
+
+
+def _all_but(hparams: dict[str, Any], name: str) -> list[jax.Array]:
+    return [jnp.asarray(value, jnp.float32) for key, value in hparams.items() if key != name]
 
 
 def _finite(tree: Any) -> jax.Array:

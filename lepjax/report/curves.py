@@ -9,7 +9,7 @@ import matplotlib.figure
 import numpy as np
 
 COLOURS = ("#2563a8", "#d1611b", "#2b8a55", "#8a3b8f")
-NOISY = ("loss", "grad norm", "update norm", "tokens per second")  # shown with their running mean
+NOISY = ("loss", "grad norm", "tokens per second")  # shown with their running mean
 
 
 @dataclasses.dataclass(frozen=True)

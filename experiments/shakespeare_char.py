@@ -13,7 +13,7 @@ weight decay 0.1 and clipping at 1.0 are kept. It has no biases; ours are GPT-2'
 
 from lepjax.cli.train import main
 from lepjax.core.optimizers import AdamW
-from lepjax.core.schedules import Cosine
+from lepjax.core.schedules import WarmupStableDecay
 from lepjax.data.text import TextFile
 from lepjax.experiment import Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
@@ -27,7 +27,11 @@ def experiment() -> Experiment:
         task=LanguageModeling(),
         data=TextFile(path="$LEPJAX_TEST_DATA/lm/tinyshakespeare.txt.gz", batch_size=12, length=64, characters=True),
         optimizer=AdamW(
-            learning_rate=1e-3, beta2=0.99, weight_decay=0.1, clip_norm=1.0, schedule=Cosine(warmup=100, final=0.1)
+            learning_rate=1e-3,
+            beta2=0.99,
+            weight_decay=0.1,
+            clip_norm=1.0,
+            schedule=WarmupStableDecay(warmup=100, final=0.1, cooldown=0.4),
         ),
         length=Steps(2000),
         evaluate_every=500,

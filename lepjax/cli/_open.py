@@ -6,7 +6,7 @@ from lepjax import experiment as experiments
 from lepjax.core.errors import UserError
 from lepjax.experiment import Experiment
 from lepjax.run import files
-from lepjax.run.backend import prepare
+from lepjax.run.backend import use_compile_cache
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.directory import RunDirectory
 from lepjax.run.final import Trained
@@ -32,7 +32,7 @@ def trained(directory: RunDirectory, experiment: Experiment, which: str) -> tupl
 
     Raises `UserError` when there is no such checkpoint, or when it is damaged.
     """
-    prepare()
+    use_compile_cache()
     checkpoints = Checkpoints(directory.checkpoints)
     step = _step(directory, checkpoints, which)
     built = experiments.build(experiment)

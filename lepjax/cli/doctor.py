@@ -42,8 +42,6 @@ def run(arguments: list[str]) -> int:
     problems = find_problems(cache)
     for problem in problems:
         print(f"problem   {problem}")
-    for advice in find_advice():
-        print(f"advice    {advice}")
     print("healthy" if not problems else f"{len(problems)} problem(s)")
     return CONFIGURATION if problems else DONE
 
@@ -69,16 +67,3 @@ def find_problems(cache: pathlib.Path) -> list[str]:
     if jax_version.split(".")[:2] != jaxlib_version.split(".")[:2]:
         problems.append(f"jax {jax_version} and jaxlib {jaxlib_version} do not match: pip install -U jax")
     return problems
-
-
-def find_advice() -> list[str]:
-    """What would make runs faster."""
-    pages = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if (
-        jax.default_backend() == "cpu"
-        and pages.exists()
-        and "[madvise]" in pages.read_text()
-        and "glibc.malloc.hugetlb" not in os.environ.get("GLIBC_TUNABLES", "")
-    ):
-        return ["huge pages are there for the asking: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 makes CPU steps faster"]
-    return []

@@ -10,6 +10,7 @@ import time
 
 from lepjax import __version__
 from lepjax.core.errors import DONE, UserError, guarded, nearest
+from lepjax.run.memory import keep_freed_memory
 
 STARTED = time.perf_counter()
 
@@ -40,6 +41,7 @@ def run(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in commands():
         raise UserError(f"no command {name!r}", fix=nearest(name, commands()))
+    keep_freed_memory()
     return importlib.import_module(f"lepjax.cli.{name}").run(rest)
 
 

@@ -20,7 +20,7 @@ from lepjax.core.state import State
 from lepjax.data.loader import TrainBatches, placed_ahead, read_ahead
 from lepjax.experiment import Built, Experiment
 from lepjax.run import files, show
-from lepjax.run.backend import prepare
+from lepjax.run.backend import use_compile_cache
 from lepjax.run.callbacks import Callback, give_memory
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.compiled import batch_shapes, compile_step
@@ -59,7 +59,7 @@ def train(
     console = console or Console(quiet=jax.process_index() != 0)
     clock = Clock()
     clock.add("import", import_seconds)
-    prepare()
+    use_compile_cache()
     with clock.phase("data"):
         built = experiments.build(experiment)
     check_monitors(experiment, built)

@@ -3,7 +3,8 @@
 Data      the .py files of the running interpreter's library, byte by byte; about 3 % of the text, whole packages, held out
 Command   lepjax train experiments/quickstart.py
 Hardware  2 CPU cores
-Measured  to be measured
+Measured  3 min 8 s in all, compilation included (n=1); heldout 2.02 bits per byte; bigram 3.57, interpolated 5-gram 1.89,
+          xz 1.65 on the same bytes. With AdamW (2e-3, beta2 0.99) instead of Muon: 2.39 (n=1)
 """
 
 from lepjax.cli.train import main

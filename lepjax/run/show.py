@@ -15,6 +15,7 @@ from rich.text import Text
 
 from lepjax import experiment as experiments
 from lepjax.core.sharding import Explained
+from lepjax.data.loader import TrainBatches
 from lepjax.experiment import Built, Experiment
 from lepjax.run.final import Section
 
@@ -29,8 +30,7 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     say(console, f"devices  {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)")
     say(console, f"mesh     {mesh}{note}")
     parameter_table(console, experiments.describe(built.model, built.placement))
-    rows = built.splits.train.rows(*built.plan.batch(0))
-    tokens = experiment.task.tokens({**rows, "weight": built.plan.batch(0)[0] * 0 + 1})
+    tokens = experiment.task.tokens(TrainBatches(built.splits.train, built.plan, 1)[0])
     batch = f"{experiment.data.batch_size} rows" + (
         f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1)
     )

@@ -159,8 +159,8 @@ class _Run:
         return tuple(callback for callback in chosen if callback is not None)
 
     def _utilisation(self) -> Any:
-        length = self.built.splits.train.rows(*self.built.plan.batch(0)).get("tokens")
-        flops = 0.0 if length is None else self.experiment.model.flops_per_token(length.shape[1])
+        tokens = TrainBatches(self.built.splits.train, self.built.plan, 1)[0].get("tokens")
+        flops = 0.0 if tokens is None else self.experiment.model.flops_per_token(tokens.shape[1])
         if not flops:
             return None
         rate = cost.matmul_rate(self.built.policy.compute)

@@ -73,25 +73,27 @@ def make_train_step(
         grads = jax.tree.map(lambda g: g.astype(policy.accumulate) / scale, grads)  # before the norm, hence the clip
         grad_norm = optax.tree.norm(grads)
         clip = jnp.minimum(1.0, state.hparams["clip_norm"] / jnp.maximum(grad_norm, 1e-12))
-        grads = jax.tree.map(lambda g: g * clip, grads)
-
         learning_rate = schedule(state.step, state.hparams)
         transform = optimizer({**state.hparams, "learning_rate": learning_rate})
-        updates, opt_state = transform.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            rate = 1.0 - state.hparams["ema_decay"]
-            ema = jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
+
+        def update(params, opt_state, ema):  # type: ignore[no-untyped-def]
+            clipped = jax.tree.map(lambda g: g * clip, grads)
+            updates, opt_state = transform.update(clipped, opt_state, params)
+            params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates)
+            if ema is not None:
+                rate = 1.0 - state.hparams["ema_decay"]
+                ema = jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
+            return params, opt_state, ema
 
         total = _total(terms, {name: term.weight for name, term in terms.items()})
-        # Finite gradients and finite hyperparameters give finite updates, so these need no pass of their own: one over
-        # the updates would keep the compiler from fusing the whole update of a parameter into one loop.
+        # Finite gradients and finite hyperparameters give finite updates, so these need no pass of their own.
         numbers = (total, grad_norm, clip, learning_rate, *_all_but(state.hparams, "clip_norm"))
         finite = jnp.isfinite(jnp.stack(numbers)).all() & _finite(model_state)
-        proposed = (params, model_state, opt_state, ema)
-        kept = (state.params, state.model_state, state.opt_state, state.ema)
-        params, model_state, opt_state, ema = jax.tree.map(lambda a, b: jnp.where(finite, a, b), proposed, kept)
+        # A branch, not a select: with a select the new parameters and the old moments are alive at once, and the compiler
+        # copies every one of them instead of updating in place. Under vmap it becomes a select by itself.
+        kept = (state.params, state.opt_state, state.ema)
+        params, opt_state, ema = jax.lax.cond(finite, update, lambda *kept: kept, *kept)
+        model_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), model_state, state.model_state)
         new = State(
             step=state.step + 1,
             cursor=state.cursor + 1,

@@ -35,7 +35,7 @@ def experiment() -> Experiment:
             schedule=WarmupStableDecay(warmup=100, final=0.1, cooldown=0.4),
         ),
         length=Steps(2000),
-        evaluate_every=500,
+        evaluate_every=Steps(500),
         evaluation_batch_size=96,
         final=(TextSample(prompt="ROMEO:\n", tokens=400),),
     )

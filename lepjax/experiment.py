@@ -25,17 +25,18 @@ from lepjax.core.precision import Policy, policy
 from lepjax.core.sharding import Placement, state_shardings
 from lepjax.core.state import State, as_leaves, create
 from lepjax.core.step import Step, make_train_step
-from lepjax.data.plan import Plan
-from lepjax.data.source import Data, Splits
+from lepjax.data.loader import Batches
+from lepjax.data.plan import Indexed
+from lepjax.data.source import Data, Source, Splits, Work
 from lepjax.models.model import Model
 from lepjax.tasks.task import Task, make_loss, make_measure
 
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """How long to train."""
+    """How long to train, or how often to evaluate."""
 
-    def in_steps(self, records: int, batch_size: int) -> int:
+    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
         raise TypeError(f"{type(self).__name__} must define in_steps")
 
 
@@ -46,7 +47,7 @@ class Steps(Length):
     steps: int = 1000
     """Optimizer steps."""
 
-    def in_steps(self, records: int, batch_size: int) -> int:
+    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
         return self.steps
 
 
@@ -57,8 +58,8 @@ class Epochs(Length):
     epochs: float = 1.0
     """Passes over the data."""
 
-    def in_steps(self, records: int, batch_size: int) -> int:
-        return -int(-self.epochs * records // batch_size)
+    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
+        return math.ceil(round(self.epochs * steps_per_epoch, 6))  # 3 * (7 / 3) is a little more than 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Examples(Length):
     examples: int = 100_000
     """Examples."""
 
-    def in_steps(self, records: int, batch_size: int) -> int:
+    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
         return -(-self.examples // batch_size)
 
 
@@ -124,8 +125,8 @@ class Experiment:
     """When to stop before the end."""
     plateau: Plateau | None = runtime(None)
     """When to lower the learning rate."""
-    evaluate_every: int = runtime(0)
-    """Steps between evaluations; 0 evaluates at the end only."""
+    evaluate_every: Length = runtime(Steps(0))
+    """Between evaluations; 0 evaluates at the end only."""
     evaluation_batch_size: int = runtime(0)
     """Rows per evaluation batch; 0 takes the training batch size."""
     checkpoint_every: int = runtime(1000)
@@ -169,14 +170,27 @@ class Built:
     model: Functional
     policy: Policy
     placement: Placement
-    plan: Plan
     splits: Splits
+    source: Source
+    """The training source as the plan reads it."""
+    plan: Indexed
+    work: Work
     total_steps: int
     step: Step
     measure: Callable[..., Any]
     init: Callable[[], State]
     abstract: State
     shardings: State
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations; 0: at the end only."""
+        every = self.experiment.evaluate_every
+        return every.in_steps(self.plan.steps_per_epoch, self.experiment.data.batch_size)
+
+    def batches(self, count: int = 1) -> Batches:
+        """The first `count` batches of the plan."""
+        return Batches(self.source, self.plan, count)
 
 
 def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Built:
@@ -191,22 +205,30 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Bu
     placement.parameters(model.leaves)  # a leaf that does not divide is an error now, not after reading the data
     splits = experiment.data.load()
     check_vocabulary(experiment, splits)
-    plan = Plan(len(splits.train), experiment.data.batch_size, experiment.seed, splits.train.digest)
-    total_steps = experiment.length.in_steps(plan.records, plan.batch_size)
+    task = experiment.task.on(splits)
+    passes = experiment.length.in_steps(len(splits.train) / experiment.data.batch_size, experiment.data.batch_size)
+    work = Work(passes * experiment.data.batch_size / len(splits.train), experiment.model.flops_per_token)
+    source, plan = experiment.data.training(splits.train, experiment.seed, work)
+    total_steps = experiment.length.in_steps(plan.steps_per_epoch, experiment.data.batch_size)
     hparams = experiment.hparams(total_steps)
     optimizer = experiment.optimizer.build(model.leaves)
-    loss = freezing(make_loss(experiment.task, model), experiment.optimizer.frozen(model.leaves))
+    loss = freezing(make_loss(task, model), experiment.optimizer.frozen(model.leaves))
     step = make_train_step(loss, optimizer, experiment.optimizer.schedule, precision, experiment.accumulate)
 
-    def fresh(seed: jax.Array) -> State:
+    def fresh(seed: jax.Array, weights: dict[str, Any]) -> State:
         # The seed is an argument: as a constant it would compile initialisation anew for every seed.
         params, model_state = model.init(rng.seed_key(seed, rng.INIT))
+        params = parameters.replaced(params, model.leaves, weights)
         opt_state = optimizer(hparams).init(params)
         key = rng.seed_key(seed, rng.TRAIN)
         scale = precision.loss_scale()
         return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
 
-    abstract = jax.eval_shape(fresh, experiment.seed)
+    def init() -> State:
+        weights = experiment.model.weights(model.leaves)
+        return jax.jit(fresh, out_shardings=shardings)(experiment.seed, weights)
+
+    abstract = jax.eval_shape(fresh, experiment.seed, {})
     shardings = state_shardings(abstract, model.leaves, placement)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return Built(
@@ -214,12 +236,14 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Bu
         model=model,
         policy=precision,
         placement=placement,
-        plan=plan,
         splits=splits,
+        source=source,
+        plan=plan,
+        work=work,
         total_steps=total_steps,
         step=step,
-        measure=make_measure(experiment.task, model),
-        init=lambda: jax.jit(fresh, out_shardings=shardings)(experiment.seed),
+        measure=make_measure(task, model),
+        init=init,
         abstract=abstract,
         shardings=shardings,
     )

@@ -13,7 +13,7 @@ from lepjax import experiment as experiments
 from lepjax.core.optimizers import AdamW
 from lepjax.core.schedules import Cosine
 from lepjax.core.step import Term
-from lepjax.data.loader import TrainBatches, place
+from lepjax.data.loader import place
 from lepjax.data.source import Data, Splits
 from lepjax.data.tokens import TokenWindows
 from lepjax.data.vocabulary import Bytes
@@ -118,7 +118,7 @@ class Stepper:
     def run(self, steps: int) -> list[float]:
         """The losses of the next steps."""
         built = self.built
-        batches = TrainBatches(built.splits.train, built.plan, 10**6)
+        batches = built.batches(10**6)
         losses = []
         for _ in range(steps):
             rows = self.change_batch(batches[int(self.state.cursor)])
@@ -130,8 +130,8 @@ class Stepper:
 
 def stepper(experiment: Experiment, devices: int = 8) -> Stepper:
     built = experiments.build(experiment, jax.devices()[:devices])
-    shapes = batch_shapes(TrainBatches(built.splits.train, built.plan, 1)[0], built.placement)
-    compiled = compile_step(built.step, built.abstract, shapes, built.placement)
+    shapes = batch_shapes(built.batches(1)[0], built.placement)
+    compiled = compile_step(built.step, built.abstract, [shapes], built.placement)
     return Stepper(built, compiled, built.init())
 
 

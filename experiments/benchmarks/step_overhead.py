@@ -31,7 +31,7 @@ from lepjax import experiment as experiments
 from lepjax.core import cost
 from lepjax.core.optimizers import AdamW
 from lepjax.core.schedules import Cosine
-from lepjax.data.loader import TrainBatches, place, placed_ahead, read_ahead
+from lepjax.data.loader import place, placed_ahead, read_ahead
 from lepjax.data.stdlib import StandardLibrary
 from lepjax.experiment import Built, Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
@@ -168,15 +168,15 @@ class FitBlocks(Callback):
 
 def lepjax_step(built: Built) -> tuple[Step, dict[str, Any]]:
     """lepjax's step as `lepjax train` compiles it, and the shardings of its batch."""
-    shapes = batch_shapes(TrainBatches(built.splits.train, built.plan, 1)[0], built.placement)
-    step = compile_step(built.step, built.abstract, shapes, built.placement)
+    shapes = batch_shapes(built.batches(1)[0], built.placement)
+    step = compile_step(built.step, built.abstract, [shapes], built.placement)
     return step, {name: shape.sharding for name, shape in shapes.items()}
 
 
 def compare_steps(built: Built, blocks: int, steps: int) -> Paired:
     """(a) The compiled steps alone. Raises AssertionError where they do not compute the same losses."""
     step, shardings = lepjax_step(built)
-    host = TrainBatches(built.splits.train, built.plan, LOADED)
+    host = built.batches(LOADED)
     rows = [host[i] for i in range(LOADED)]
     ours = Blocks(step, built.init(), [place(r, shardings) for r in rows], steps)
     theirs = Blocks(*bare_step(built), [jax.tree.map(jnp.asarray, r) for r in rows], steps)
@@ -187,7 +187,7 @@ def compare_steps(built: Built, blocks: int, steps: int) -> Paired:
 def compare_loops(built: Built, blocks: int, steps: int) -> Paired:
     """(b) `fit` as `lepjax train` calls it (saving and evaluating apart) against the bare loop."""
     step, shardings = lepjax_step(built)
-    host = TrainBatches(built.splits.train, built.plan, 10**6)
+    host = built.batches(10**6)
     theirs = Blocks(*bare_step(built), [jax.tree.map(jnp.asarray, host[i]) for i in range(LOADED)], steps)
     ours = FitBlocks(steps)
     with tempfile.TemporaryDirectory() as folder, open(pathlib.Path(folder) / "progress.txt", "w") as file:
@@ -210,7 +210,7 @@ def compare_loops(built: Built, blocks: int, steps: int) -> Paired:
 
 
 def flops_per_step(built: Built) -> float:
-    rows, length = TrainBatches(built.splits.train, built.plan, 1)[0]["tokens"].shape
+    rows, length = built.batches(1)[0]["tokens"].shape
     return built.experiment.model.flops_per_token(length) * rows * length
 
 

@@ -71,11 +71,11 @@ def work(scan: bool, keep: bool, steps: int) -> None:
 
     from experiments.benchmarks.step_overhead import LOADED, Blocks, experiment, lepjax_step
     from lepjax import experiment as experiments
-    from lepjax.data.loader import TrainBatches, place
+    from lepjax.data.loader import place
 
     built = experiments.build(experiment(scan))
     step, shardings = lepjax_step(built)
-    host = TrainBatches(built.splits.train, built.plan, LOADED)
+    host = built.batches(LOADED)
     block = Blocks(step, built.init(), [place(host[i], shardings) for i in range(LOADED)], steps)
     for _ in sys.stdin:
         print(block(), flush=True)

@@ -93,6 +93,14 @@ def by_pattern(
     return jax.tree.map(of, leaves, is_leaf=is_leaf)
 
 
+def replaced(params: Any, leaves: Leaves, values: dict[str, Any]) -> Any:
+    """The parameters with those arrays in place that `values` has under their leaf's name."""
+    known = {leaf.name for leaf in flat(leaves)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"no parameter {unknown[0]!r}", where="weights", fix=nearest(unknown[0], known))
+    return jax.tree.map(lambda leaf, p: values.get(leaf.name, p), leaves, params, is_leaf=is_leaf)
+
+
 def broadcast(factor: Any, array: jax.Array) -> Any:
     """A per-layer factor (scalar or [layers]) shaped to multiply `array` ([layers, ...])."""
     return np.asarray(factor).reshape(np.shape(factor) + (1,) * (array.ndim - np.ndim(factor)))

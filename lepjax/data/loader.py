@@ -12,44 +12,34 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from lepjax.data.plan import EvaluationPlan, Plan
+from lepjax.data.plan import EvaluationPlan, Indexed
 from lepjax.data.source import Rows, Source
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainBatches:
-    """batches[t]: the global batch of step t. `weight` is 1 for every row."""
+class Batches:
+    """batches[t]: the global batch of step t. `weight` is 1 for every row, 0 for padding."""
 
     source: Source
-    plan: Plan
-    steps: int
+    plan: Indexed | EvaluationPlan
+    count: int
 
     def __len__(self) -> int:
-        return self.steps
+        return self.count
 
     def __getitem__(self, cursor: int) -> Rows:
-        ids, epochs = self.plan.batch(int(cursor))
-        return {**self.source.rows(ids, epochs), "weight": np.ones(len(ids), np.float32)}
+        return load_rows(self.source, *self.plan.batch(int(cursor)))
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationBatches:
-    """batches[i]: rows of an evaluation source; padding has weight 0."""
-
-    source: Source
-    plan: EvaluationPlan
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, cursor: int) -> Rows:
-        ids, epochs, weight = self.plan.batch(int(cursor))
-        return {**self.source.rows(ids, epochs), "weight": weight}
+def load_rows(source: Source, ids: np.ndarray, epochs: np.ndarray) -> Rows:
+    """The records `ids`, and their weight. A padding row (id -1) shows some record of the batch and weighs nothing."""
+    weight = (ids >= 0).astype(np.float32)
+    if ids.ndim == 2:  # packed: the source fills rows from several records
+        return {**source.rows(ids, epochs), "weight": weight.max(axis=1)}
+    return {**source.rows(np.where(ids >= 0, ids, ids.max()), epochs), "weight": weight}
 
 
-def read_ahead(
-    batches: TrainBatches | EvaluationBatches, start: int, threads: int = 1, ahead: int = 4
-) -> Iterator[Rows]:
+def read_ahead(batches: Batches, start: int, threads: int = 1, ahead: int = 4) -> Iterator[Rows]:
     """batches[start], batches[start + 1], ... in order, read by `threads` threads up to `ahead` early."""
     if start >= len(batches):
         return iter(())

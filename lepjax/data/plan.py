@@ -1,7 +1,8 @@
 """The plan: which records make batch t. An index, not an iterator.
 
 batch = plan[cursor]. A checkpoint stores the cursor and the plan's fingerprint; nothing else is needed to go on, on any
-number of processes. Batches run on from one epoch into the next, so every batch is full.
+number of processes. A record id of -1 marks a padding row. `data/buckets.py` and `data/packing.py` hold plans for
+records of unequal length.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from typing import Protocol
 
 import grain
 import numpy as np
@@ -17,6 +19,35 @@ import numpy as np
 from lepjax.core.errors import UserError
 
 SMALL = 2**22  # up to this many records an epoch's whole permutation is kept (32 MB)
+
+
+class Indexed(Protocol):
+    """What the loader asks of a plan."""
+
+    @property
+    def records(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of all that determines the batches."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches in one pass over the records."""
+        ...
+
+    def batch(self, cursor: int) -> tuple[np.ndarray, np.ndarray]:
+        """(record ids, epochs) of batch `cursor`, int64[rows] each (packed: [rows, examples]); -1: no record."""
+        ...
+
+    def shapes(self) -> list[np.ndarray]:
+        """For each shape that a batch may have, the ids of some batch of that shape."""
+        ...
+
+
+def digest_of(fields: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def permuted(records: int, seed: int, epoch: int, places: np.ndarray) -> np.ndarray:
@@ -38,7 +69,9 @@ def _permutation(records: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Shuffled epochs over `records` records in batches of `batch_size`."""
+    """Shuffled epochs over `records` records in batches of `batch_size`. Batches run on from one epoch into the next, so
+    every batch is full.
+    """
 
     records: int
     batch_size: int
@@ -64,16 +97,19 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        fields = dataclasses.asdict(self)
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(dataclasses.asdict(self))
 
-    def epochs(self, steps: int) -> float:
-        return steps * self.batch_size / self.records
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.records / self.batch_size
+
+    def shapes(self) -> list[np.ndarray]:
+        return [np.arange(self.batch_size) % self.records]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationPlan:
-    """Every record once, in order; the last batch is filled up with rows of weight 0."""
+    """Every record once, in order; the last batch is filled up with padding."""
 
     records: int
     batch_size: int
@@ -85,8 +121,9 @@ class EvaluationPlan:
     def __len__(self) -> int:
         return -(-self.records // self.batch_size)
 
-    def batch(self, cursor: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(record ids, epochs, weights) of batch `cursor`; padding repeats the last record."""
+    def batch(self, cursor: int) -> tuple[np.ndarray, np.ndarray]:
         places = np.arange(cursor * self.batch_size, (cursor + 1) * self.batch_size)
-        weight = (places < self.records).astype(np.float32)
-        return np.minimum(places, self.records - 1), np.zeros_like(places), weight
+        return np.where(places < self.records, places, -1), np.zeros_like(places)
+
+    def shapes(self) -> list[np.ndarray]:
+        return [np.arange(self.batch_size) % self.records]

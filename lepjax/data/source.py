@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
+from lepjax.data.plan import EvaluationPlan, Indexed, Plan
 from lepjax.data.vocabulary import Vocabulary
 
 Rows = dict[str, np.ndarray]  # arrays with a leading row axis
@@ -28,11 +30,26 @@ class Source(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Work:
+    """What a plan may know of the job: passes over the training records, and floating-point operations per token."""
+
+    epochs: float
+    flops_per_token: Callable[[int], float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Splits:
     """The training source, and the sources to evaluate on by name (`dev`, `heldout`): metrics are `<split>_<metric>`."""
 
     train: Source
     evaluation: dict[str, Source]
+    """Scored while training, and to choose the best checkpoint by."""
+    final: dict[str, Source] = dataclasses.field(default_factory=dict)
+    """Scored once, after training: with the last and with the best parameters."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes or tags, in the order of their ids."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the data: where it came from, what was cut."""
     vocabulary: Vocabulary | None = None
     largest_token: int = -1
     """The largest token id, where there is no vocabulary to tell; -1: not known."""
@@ -48,3 +65,11 @@ class Data:
     def load(self) -> Splits:
         """Reads the data. Raises `UserError` naming file and line for what it cannot use."""
         raise TypeError(f"{type(self).__name__} must define load")
+
+    def training(self, source: Source, seed: int, work: Work) -> tuple[Source, Indexed]:
+        """The training source as it will be read, and the plan of its batches."""
+        return source, Plan(len(source), self.batch_size, seed, source.digest)
+
+    def scoring(self, source: Source, rows: int, work: Work) -> tuple[Source, Any]:
+        """An evaluation source as it will be read, and the plan of its batches (with a length)."""
+        return source, EvaluationPlan(len(source), rows)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from flax import nnx
 
 from lepjax.core.functional import Functional, functional
+from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
 
 
@@ -30,6 +32,10 @@ class Model:
     def flops_per_token(self, length: int) -> float:
         """Floating-point operations of one forward and backward pass, per token of a sequence; 0 if not known."""
         return 0.0
+
+    def weights(self, leaves: Leaves) -> dict[str, Any]:
+        """Values that replace initial parameters: {leaf name: array of the leaf's shape}."""
+        return {}
 
     def build(self, policy: Policy) -> Functional:
         return functional(lambda rngs: self.module(policy, rngs), self.stacks)

@@ -1,18 +1,25 @@
-"""The step, compiled for one placement before the first batch arrives. A batch of another shape is then an error."""
+"""Programs compiled for one placement and for every batch shape of the plan, before the first batch arrives."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from lepjax.core.errors import UserError
 from lepjax.core.sharding import Placement
 from lepjax.core.state import State
 from lepjax.core.step import Step
-from lepjax.data.source import Rows
+from lepjax.data.loader import load_rows
+from lepjax.data.source import Rows, Source
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
-def batch_shapes(rows: Rows, placement: Placement) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(rows: Rows, placement: Placement) -> Shapes:
     """Shapes, dtypes and shardings of a placed batch like this host batch."""
     return {
         name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=placement.batch(array, name))
@@ -20,9 +27,40 @@ def batch_shapes(rows: Rows, placement: Placement) -> dict[str, jax.ShapeDtypeSt
     }
 
 
-def compile_step(step: Step, state: State, batch: dict[str, jax.ShapeDtypeStruct], placement: Placement) -> Any:
+def planned_shapes(source: Source, ids: Sequence[np.ndarray], placement: Placement) -> list[Shapes]:
+    """Those of the batches with these record ids: one per shape that a plan knows."""
+    return [batch_shapes(load_rows(source, some, np.zeros_like(some)), placement) for some in ids]
+
+
+def compile_step(step: Step, state: State, batches: Sequence[Shapes], placement: Placement) -> Any:
     """Compiles `step(state, batch)` for abstract arguments that carry their shardings. The state is donated."""
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with placement.scope():
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, placement.replicated))
-        return jitted.lower(state, batch).compile()
+        return by_shape(lambda batch: jitted.lower(state, batch).compile(), batches, argument=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ByShape:
+    """Calls the program that was compiled for the shape of its batch argument."""
+
+    programs: dict[tuple[Any, ...], Any]
+    argument: int
+
+    def __call__(self, *arguments: Any) -> Any:
+        shape = _shape(arguments[self.argument])
+        if shape not in self.programs:
+            found, known = arguments[self.argument]["tokens"].shape, sorted(dict(s)["tokens"] for s in self.programs)
+            raise UserError(f"a batch of tokens {found}", where="plan", fix=f"It was compiled for {known}.")
+        return self.programs[shape](*arguments)
+
+
+def by_shape(compile_one: Callable[[Shapes], Any], batches: Sequence[Shapes], argument: int) -> Any:
+    """One program per batch shape behind one call; where there is one shape only, the program itself."""
+    if len(batches) == 1:
+        return compile_one(batches[0])
+    return ByShape({_shape(batch): compile_one(batch) for batch in batches}, argument)
+
+
+def _shape(batch: Any) -> tuple[Any, ...]:
+    return tuple((name, batch[name].shape) for name in sorted(batch))

@@ -9,14 +9,14 @@ import jax
 
 from lepjax.core.errors import RESTART, UserError, nearest
 from lepjax.core.state import State
-from lepjax.data.loader import EvaluationBatches, placed_ahead, read_ahead
-from lepjax.data.plan import EvaluationPlan
+from lepjax.data.loader import Batches, placed_ahead, read_ahead
 from lepjax.data.source import Source
 from lepjax.experiment import Built
 from lepjax.run.callbacks import Callback
+from lepjax.run.compiled import by_shape, planned_shapes
 from lepjax.run.fit import Loop
 
-Measure = Callable[..., Any]
+Prepared = tuple[Batches, dict[str, Any], Callable[..., Any]]  # batches, their shardings, the compiled measure
 
 
 class Evaluator:
@@ -26,31 +26,41 @@ class Evaluator:
         self.built = built
         self.metrics = built.experiment.task.metrics()
         self._splits = {name: self._prepare(source) for name, source in built.splits.evaluation.items()}
+        self._final = {name: self._prepare(source) for name, source in built.splits.final.items()}
 
     @property
     def names(self) -> list[str]:
         """`<split>_<metric>` for all that `__call__` returns."""
         return [f"{split}_{metric}" for split in self._splits for metric in self.metrics]
 
-    def _prepare(self, source: Source) -> tuple[EvaluationBatches, dict[str, Any], Measure]:
+    def _prepare(self, source: Source) -> Prepared:
         experiment, placement = self.built.experiment, self.built.placement
         wanted = experiment.evaluation_batch_size or experiment.data.batch_size
         rows = -(-wanted // placement.batch_ways) * placement.batch_ways
-        batches = EvaluationBatches(source, EvaluationPlan(len(source), rows))
-        example = batches[0]
-        shardings = {name: placement.batch(array, name) for name, array in example.items()}
-        abstract = {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=shardings[n]) for n, a in example.items()}
+        arranged, plan = experiment.data.scoring(source, rows, self.built.work)
+        shapes = planned_shapes(arranged, plan.shapes(), placement)
         state = self.built.abstract
         with placement.scope():
             measure = jax.jit(self.built.measure, out_shardings=placement.replicated)
-            compiled = measure.lower(state.params, state.model_state, abstract, state.hparams).compile()
-        return batches, shardings, compiled
+            compiled = by_shape(
+                lambda batch: measure.lower(state.params, state.model_state, batch, state.hparams).compile(),
+                shapes,
+                argument=2,
+            )
+        return Batches(arranged, plan, len(plan)), {name: shape.sharding for name, shape in shapes[0].items()}, compiled
+
+    def final(self, state: State) -> dict[str, float]:
+        """Metrics of the splits that are scored once, after training."""
+        return self._score(self._final, state)
 
     def __call__(self, state: State) -> dict[str, float]:
         """Metrics of all splits. With an average of the parameters, it is the average that is evaluated."""
+        return self._score(self._splits, state)
+
+    def _score(self, splits: dict[str, Prepared], state: State) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
         results = {}
-        for split, (batches, shardings, measure) in self._splits.items():
+        for split, (batches, shardings, measure) in splits.items():
             totals = {name: metric.zero() for name, metric in self.metrics.items()}
             late: Any = None
             for _, batch in placed_ahead(read_ahead(batches, 0), shardings):

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from lepjax import experiment as experiments
 from lepjax.core.sharding import Explained
-from lepjax.data.loader import TrainBatches
 from lepjax.experiment import Built, Experiment
 from lepjax.run.final import Section
 
@@ -30,12 +29,12 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     say(console, f"devices  {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)")
     say(console, f"mesh     {mesh}{note}")
     parameter_table(console, experiments.describe(built.model, built.placement))
-    tokens = experiment.task.tokens(TrainBatches(built.splits.train, built.plan, 1)[0])
+    tokens = experiment.task.tokens(built.batches(1)[0])
     batch = f"{experiment.data.batch_size} rows" + (
         f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1)
     )
     say(console, f"step     {tokens:,} tokens ({batch}), {built.policy.name}")
-    epochs = built.plan.epochs(built.total_steps)
+    epochs = built.total_steps / built.plan.steps_per_epoch
     records = built.plan.records
     say(
         console,

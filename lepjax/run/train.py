@@ -17,13 +17,13 @@ from lepjax import experiment as experiments
 from lepjax.core import cost, fields
 from lepjax.core.errors import DONE, UserError
 from lepjax.core.state import State
-from lepjax.data.loader import TrainBatches, placed_ahead, read_ahead
+from lepjax.data.loader import placed_ahead, read_ahead
 from lepjax.experiment import Built, Experiment
 from lepjax.run import files, show
 from lepjax.run.backend import use_compile_cache
 from lepjax.run.callbacks import Callback, give_memory
 from lepjax.run.checkpoint import Checkpoints
-from lepjax.run.compiled import batch_shapes, compile_step
+from lepjax.run.compiled import compile_step, planned_shapes
 from lepjax.run.debug import debug_step
 from lepjax.run.directory import RunDirectory, default_path
 from lepjax.run.evaluation import Evaluate, Evaluator, check_mode, check_monitor
@@ -153,13 +153,13 @@ class _Run:
             StopDiverged(experiment.max_skipped),
             self.signals,
             *self.extra,
-            Evaluate(evaluator, experiment.evaluate_every),
+            Evaluate(evaluator, self.built.evaluate_every),
             Save(self.checkpoints, experiment.checkpoint_every, {"plan": self.built.plan.fingerprint}, best),
         ]
         return tuple(callback for callback in chosen if callback is not None)
 
     def _utilisation(self) -> Any:
-        tokens = TrainBatches(self.built.splits.train, self.built.plan, 1)[0].get("tokens")
+        tokens = self.built.batches(1)[0].get("tokens")
         flops = 0.0 if tokens is None else self.experiment.model.flops_per_token(tokens.shape[1])
         if not flops:
             return None
@@ -171,8 +171,8 @@ class _Run:
         """Everything that will run, compiled before step 0, and the batches from the state's cursor on."""
         built = self.built
         step, cursor = int(state.step), int(state.cursor)
-        batches = TrainBatches(built.splits.train, built.plan, cursor + built.total_steps - step)
-        shapes = batch_shapes(batches[0], built.placement)
+        batches = built.batches(cursor + built.total_steps - step)
+        shapes = planned_shapes(built.source, built.plan.shapes(), built.placement)
         begun = time.perf_counter()
         with self.clock.phase("compile"):
             evaluator = Evaluator(built)
@@ -181,7 +181,7 @@ class _Run:
             else:
                 run_step = compile_step(built.step, built.abstract, shapes, built.placement)
         self.say(f"compiled in {time.perf_counter() - begun:.1f} s")
-        shardings = {name: shape.sharding for name, shape in shapes.items()}
+        shardings = {name: shape.sharding for name, shape in shapes[0].items()}
         return evaluator, run_step, placed_ahead(read_ahead(batches, cursor), shardings)
 
     def _restore_or_init(self, start: int | None, before: Experiment | None) -> tuple[State, dict[str, Any]]:

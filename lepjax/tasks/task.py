@@ -10,7 +10,7 @@ import jax
 from lepjax.core.functional import Functional
 from lepjax.core.metrics import Metric
 from lepjax.core.step import Loss, Terms
-from lepjax.data.source import Rows
+from lepjax.data.source import Rows, Splits
 from lepjax.ops.dropout import Dropout
 
 Batch = dict[str, jax.Array]
@@ -23,6 +23,10 @@ class Task:
     def hparams(self) -> dict[str, float]:
         """Initial values of hyperparameters the loss reads."""
         return {}
+
+    def on(self, splits: Splits) -> Task:
+        """This task with what it has to know of the data. Raises `UserError` where the data do not fit it."""
+        return self
 
     def outputs(
         self, model: Functional, params: Any, model_state: Any, batch: Batch, drop: Dropout, train: bool

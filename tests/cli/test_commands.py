@@ -14,7 +14,6 @@ import pytest
 
 from lepjax.cli import main as command
 from lepjax.core.errors import CONFIGURATION, DONE, RESTART, UserError, guarded
-from lepjax.data.loader import TrainBatches
 from lepjax.experiment import build
 from lepjax.run.debug import debug_step
 from tests.tiny import tiny
@@ -185,7 +184,7 @@ def test_debug_names_the_module_that_is_not_finite():
     state = built.init()
     bias = state.params["h"]["mlp"]["c_fc"]["bias"]
     state.params["h"]["mlp"]["c_fc"]["bias"] = bias.at[1, 5].set(jax.numpy.nan)
-    rows = TrainBatches(built.splits.train, built.plan, 1)[0]
+    rows = built.batches(1)[0]
     said = []
     with pytest.raises(UserError, match=r"debug: Gpt2Module\.Block\.mlp\.c_fc: \d+ of \d+ outputs are not finite"):
         debug_step(built, said.append)(state, rows)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lepjax.core.sharding import Placement, make_mesh, parse_mesh
-from lepjax.data.loader import EvaluationBatches, TrainBatches, place, placed_ahead, read_ahead
+from lepjax.data.loader import Batches, place, placed_ahead, read_ahead
 from lepjax.data.plan import EvaluationPlan, Plan
 from lepjax.data.tokens import TokenWindows
 
@@ -34,7 +34,7 @@ class Slow:
 
 def train_batches(source=None, steps=40):
     source = source or TokenWindows(TOKENS, 8, shift=True, where="here")
-    return TrainBatches(source, Plan(len(source), 16, seed=0, digest=source.digest), steps)
+    return Batches(source, Plan(len(source), 16, seed=0, digest=source.digest), steps)
 
 
 def check_equal(streamed, batches, start):
@@ -91,7 +91,7 @@ def test_training_weights_are_one():
 
 def test_evaluation_batches_cover_the_tokens_once():
     source = TokenWindows(TOKENS, 8, shift=False, where="here")
-    batches = EvaluationBatches(source, EvaluationPlan(len(source), 16))
+    batches = Batches(source, plan := EvaluationPlan(len(source), 16), len(plan))
     streamed = list(read_ahead(batches, 0, threads=2))
     check_equal(streamed, batches, 0)
     counted = [rows["targets"][(rows["mask"] * rows["weight"][:, None]) == 1] for rows in streamed]

@@ -89,15 +89,15 @@ def test_the_fingerprint_tells_plans_apart():
     assert PLAN.fingerprint == dataclasses.replace(PLAN).fingerprint, "use must not change it"
 
 
-def test_epochs_of_steps():
-    assert PLAN.epochs(46) == 10.0
+def test_steps_of_an_epoch():
+    assert PLAN.steps_per_epoch == 23 / 5
 
 
 def check_covers(plan, records):
     batches = [plan.batch(i) for i in range(len(plan))]
-    ids, epochs, weight = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    np.testing.assert_array_equal(ids[weight == 1], np.arange(records))
-    assert set(weight) <= {0.0, 1.0} and weight.dtype == np.float32
+    ids, epochs = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    np.testing.assert_array_equal(ids[ids >= 0], np.arange(records))
+    assert set(ids[records:]) <= {-1}
     assert (ids < records).all() and (epochs == 0).all()
     assert all(len(part) == plan.batch_size for batch in batches for part in batch)
     assert len(ids) - records < plan.batch_size, "no batch of padding alone"

@@ -8,7 +8,7 @@ import pytest
 
 from lepjax.core import rng
 from lepjax.core.optimizers import Adafactor, AdamW, Muon
-from lepjax.data.loader import TrainBatches, place
+from lepjax.data.loader import place
 from lepjax.tasks.task import make_loss
 from tests.collectives import collectives
 from tests.tiny import CI_MESHES, MESHES, relative, stepper, tiny
@@ -30,7 +30,7 @@ def gradients(experiment, devices):
     """Step-1 gradients by leaf, gathered."""
     run = stepper(experiment, devices)
     built = run.built
-    rows = TrainBatches(built.splits.train, built.plan, 1)[0]
+    rows = built.batches(1)[0]
     batch = place(rows, {name: built.placement.batch(array, name) for name, array in rows.items()})
     loss = make_loss(experiment.task, built.model)
 

@@ -158,7 +158,7 @@ class Frozen(Regression):
 def test_their_hyperparameters_are_not_in_the_program(tmp_path):
     def program(task):
         built = build(experiment(tmp_path, task=task, mesh="data=1"))
-        rows = built.splits.train.rows(*built.plan.batch(0))
+        rows = built.batches()[0]
         return str(jax.make_jaxpr(built.step)(built.abstract, {**rows, "weight": np.ones(16, np.float32)}))
 
     assert program(Regression(delta=1.0)) == program(Regression(delta=0.25))

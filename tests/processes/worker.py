@@ -12,6 +12,7 @@ import sys
 import jax
 from rich.console import Console
 
+from lepjax.experiment import Steps
 from lepjax.run.callbacks import Callback
 from lepjax.run.fit import interrupted
 from lepjax.run.train import train
@@ -25,7 +26,7 @@ BAD_RECORD = 20  # not finite: a step of every epoch is skipped
 def experiment(run: pathlib.Path, mesh: str = "auto", steps: int = STEPS):
     size = 32 * (RECORDS + 1) + 1
     data = TinyText(size=-(-size * 10 // 9), bad_record=BAD_RECORD)
-    base = tiny(data=data, run_dir=str(run), mesh=mesh, ema=0.9, evaluate_every=5, best="dev_loss")
+    base = tiny(data=data, run_dir=str(run), mesh=mesh, ema=0.9, evaluate_every=Steps(5), best="dev_loss")
     length = dataclasses.replace(base.length, steps=steps)
     return dataclasses.replace(base, length=length)
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from lepjax.core.optimizers import AdamW
 from lepjax.core.plateau import Plateau
 from lepjax.core.schedules import Cosine
-from lepjax.data.loader import TrainBatches
 from lepjax.experiment import EarlyStopping, Steps, build
 from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import batch_shapes
@@ -50,7 +49,7 @@ def run_counting(tmp_path, act_at_3, steps=8, **changes):
     begin = FromStep(1, lambda loop: setattr(compiles, "active", True))
     end = FromStep(steps, lambda loop: setattr(compiles, "active", False))
     experiment = tiny(
-        run_dir=str(tmp_path / "run"), length=Steps(steps), evaluate_every=4, checkpoint_every=3, **changes
+        run_dir=str(tmp_path / "run"), length=Steps(steps), evaluate_every=Steps(4), checkpoint_every=3, **changes
     )
     train(experiment, callbacks=[begin, FromStep(3, act_at_3), end], console=QUIET)
     return compiles.count
@@ -83,7 +82,7 @@ def test_hyperparameters_are_not_constants_of_the_program():
 
     def text(**changes):
         built = build(tiny(**changes), jax.devices()[:1])
-        shapes = batch_shapes(TrainBatches(built.splits.train, built.plan, 1)[0], built.placement)
+        shapes = batch_shapes(built.batches(1)[0], built.placement)
         return jax.jit(built.step).lower(built.abstract, shapes).as_text()
 
     base = tiny()
@@ -184,7 +183,7 @@ def test_a_plateau_in_a_real_run_scales_the_rate_and_survives_resume(tmp_path):
     rule = Plateau(monitor="dev_loss", mode="max", factor=0.5, patience=0)  # the wrong way round: always a plateau
     kwargs = {
         "run_dir": str(tmp_path / "run"),
-        "evaluate_every": 2,
+        "evaluate_every": Steps(2),
         "plateau": rule,
         "optimizer": AdamW(learning_rate=1e-3),
     }

@@ -29,7 +29,7 @@ def rates(outcome):
 
 
 def test_what_a_run_leaves_behind(tmp_path):
-    outcome = go(tmp_path, evaluate_every=3, best="dev_loss")
+    outcome = go(tmp_path, evaluate_every=Steps(3), best="dev_loss")
     run = outcome.directory.path
     for name in ("experiment.json", "manifest.json", "metrics.jsonl", "result.json", "report.html"):
         assert (run / name).stat().st_size > 0
@@ -63,7 +63,7 @@ def test_a_finished_run_tells_its_result_and_trains_no_more(tmp_path):
 
 def test_a_run_that_stopped_early_is_finished(tmp_path):
     rule = EarlyStopping(monitor="dev_loss", mode="max", patience=0)
-    kwargs = {"early_stopping": rule, "evaluate_every": 1, "length": Steps(6)}
+    kwargs = {"early_stopping": rule, "evaluate_every": Steps(1), "length": Steps(6)}
     first = go(tmp_path, **kwargs)
     assert first.result["steps"] == 2 and first.result["status"] == "done"
     assert go(tmp_path, **kwargs).result == first.result
@@ -164,7 +164,9 @@ def test_a_foreign_folder_is_refused(tmp_path):
 
 
 def test_best_and_last_are_both_kept(tmp_path):
-    outcome = go(tmp_path, best="dev_loss", best_mode="max", evaluate_every=1, checkpoint_every=1, length=Steps(8))
+    outcome = go(
+        tmp_path, best="dev_loss", best_mode="max", evaluate_every=Steps(1), checkpoint_every=1, length=Steps(8)
+    )
     steps = Checkpoints(outcome.directory.checkpoints).steps()
     assert outcome.result["best"]["step"] == 1  # the loss falls, so the first is the highest
     assert steps == [1, 7, 8]

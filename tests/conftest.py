@@ -27,3 +27,24 @@ def test_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder} (set LEPJAX_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def minilm(test_data) -> pathlib.Path:
+    """A small pretrained BERT with its tokenizer."""
+    return test_data / "weights" / "minilm_l6_fp16"
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(minilm, tmp_path_factory) -> pathlib.Path:
+    """A folder with a tiny BERT of random weights and a real vocabulary."""
+    from lepjax.models.bert_family import BertArchitecture
+    from lepjax.models.face import TOKENIZER_FILES, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    sizes = {"width": 16, "layers": 2, "heads": 2, "mlp_width": 32}
+    BertModel.from_config(BertArchitecture(**sizes)).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        if (minilm / name).is_file():
+            (folder / name).write_bytes((minilm / name).read_bytes())
+    return folder

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 import pathlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from lepjax.core.errors import UserError, nearest
 from lepjax.experiment import Experiment
 from lepjax.run.directory import RunDirectory
 
 
-def from_file(target: str) -> tuple[str, Experiment]:
-    """`experiments/sst2.py` or `experiments/sst2.py:chinese` -> (name, experiment)."""
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """An experiment from a file: its name, the arguments that are not its function's own, and a line on those that are."""
+
+    name: str
+    experiment: Experiment
+    rest: list[str]
+    own: str
+
+
+def from_file(target: str, arguments: list[str]) -> Loaded:
+    """Loads `experiments/sst2.py` or `experiments/sst2.py:chinese`.
+
+    Parameters of the function (`def experiment(model: str = "...", data_dir: str = "")`) are flags of the command
+    (`--model`, `--data-dir`), and are taken out of `arguments`.
+    """
     text, _, function = target.partition(":")
     path = pathlib.Path(text)
     if not path.is_file():
@@ -31,15 +47,48 @@ def from_file(target: str) -> tuple[str, Experiment]:
     wanted = function or "experiment"
     if wanted not in makers:
         raise UserError(f"has no experiment {wanted!r}", where=text, fix=nearest(wanted, makers))
-    made = makers[wanted]()
+    given, rest = own_arguments(makers[wanted], arguments)
+    made = makers[wanted](**given)
     if not isinstance(made, Experiment):
         raise UserError(f"{wanted}() returns {type(made).__name__}, not an Experiment", where=text)
-    return (path.stem if wanted == "experiment" else f"{path.stem}-{wanted}"), made
+    name = path.stem if wanted == "experiment" else f"{path.stem}-{wanted}"
+    return Loaded(name, made, rest, own_help(makers[wanted]))
 
 
-def experiments_in(module: ModuleType) -> dict[str, Callable[[], Experiment]]:
-    """Public functions of a module without required arguments that are `experiment` or are annotated to return one."""
-    makers: dict[str, Callable[[], Experiment]] = {}
+def own_arguments(function: Callable[..., Any], arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of the function's own parameters, as their defaults' types, and the other arguments."""
+    flags = {f"--{name.replace('_', '-')}": p for name, p in inspect.signature(function).parameters.items()}
+    given: dict[str, Any] = {}
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        flag, separator, value = argument.partition("=")
+        if flag not in flags:
+            rest.append(argument)
+            continue
+        if not separator:
+            if not queue:
+                raise UserError("needs a value", where=flag)
+            value = queue.pop(0)
+        kind = type(flags[flag].default)
+        try:
+            given[flags[flag].name] = kind(value)
+        except ValueError as error:
+            raise UserError(f"{value!r} is not {kind.__name__}", where=flag) from error
+    return given, rest
+
+
+def own_help(function: Callable[..., Any]) -> str:
+    """One line that names the function's own parameters and their defaults; empty: it has none."""
+    parameters = inspect.signature(function).parameters.values()
+    listed = ", ".join(f"--{p.name.replace('_', '-')} (default: {p.default!r})" for p in parameters)
+    return f"Of this experiment: {listed}." if listed else ""
+
+
+def experiments_in(module: ModuleType) -> dict[str, Callable[..., Experiment]]:
+    """Public functions of a module that are `experiment` or are annotated to return one."""
+    makers: dict[str, Callable[..., Experiment]] = {}
     for name, function in vars(module).items():
         if not inspect.isfunction(function) or function.__module__ != module.__name__ or name.startswith("_"):
             continue
@@ -84,8 +133,8 @@ def run_of(target: str, overrides: list[str]) -> tuple[RunDirectory, Experiment]
         if experiment is None:
             raise UserError("is no run directory (no experiment.json)", where=target)
         return directory, apply(experiment, overrides, target)
-    name, experiment = from_file(target)
-    experiment = apply(experiment, overrides, target)
+    loaded = from_file(target, overrides)
+    name, experiment = loaded.name, apply(loaded.experiment, loaded.rest, target, own=loaded.own)
     directory = RunDirectory(default_path(name, experiment))
     if not directory.path.is_dir():
         raise UserError("has not been trained", where=str(directory.path), fix=f"Run: lepjax train {target}")

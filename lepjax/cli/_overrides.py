@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,9 @@ SHORTHANDS: dict[str, Any] = {
 SHORTHAND_HELP = "Instead of --length.*: --steps N, --epochs X or --examples N."
 
 
-def apply(experiment: Experiment, arguments: list[str], target: str, command: str = "train") -> Experiment:
+def apply(
+    experiment: Experiment, arguments: list[str], target: str, command: str = "train", own: str = ""
+) -> Experiment:
     """The experiment with `--field value` overrides. `--help` prints every field with its default and exits.
 
     Raises `UserError` for an unknown field (with the nearest known one) or a value that does not fit.
@@ -37,7 +40,7 @@ def apply(experiment: Experiment, arguments: list[str], target: str, command: st
                 default=experiment,
                 args=rest,
                 prog=f"lepjax {command} {target}",
-                description=f"Every field of the experiment can be overridden. {SHORTHAND_HELP}",
+                description=f"Every field of the experiment can be overridden. {SHORTHAND_HELP} {own}",
                 return_unknown_args=True,
             )
     except SystemExit as stop:
@@ -46,7 +49,7 @@ def apply(experiment: Experiment, arguments: list[str], target: str, command: st
         raise UserError(_first_line(heard.getvalue()), where=target, fix="See --help.") from None
     if unknown:
         name = unknown[0].split("=")[0]
-        known = [*flags(experiment), *SHORTHANDS]
+        known = [*flags(experiment), *SHORTHANDS, *re.findall(r"--[\w-]+", own)]
         raise UserError(f"no field {name}", where=target, fix=nearest(name, known))
     return made
 

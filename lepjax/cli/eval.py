@@ -10,6 +10,7 @@ from __future__ import annotations
 from lepjax.cli import _load, _open
 from lepjax.core.errors import DONE
 from lepjax.run.evaluation import Evaluator
+from lepjax.run.open import open_run
 
 
 def run(arguments: list[str]) -> int:
@@ -18,8 +19,9 @@ def run(arguments: list[str]) -> int:
         return DONE
     checkpoint, rest = _open.option(arguments, "--checkpoint", "last")
     directory, experiment = _load.run_of(rest[0], rest[1:])
-    trained, step = _open.trained(directory, experiment, checkpoint)
+    trained, step = open_run(directory, experiment, checkpoint)
     print(f"{directory.path} at step {step}")
-    for name, value in Evaluator(trained.built)(trained.state).items():
+    evaluator = Evaluator(trained.built)
+    for name, value in {**evaluator(trained.state), **evaluator.final(trained.state)}.items():
         print(f"{name} {value:.6f}")
     return DONE

@@ -31,8 +31,8 @@ def run(arguments: list[str]) -> int:
     if pathlib.Path(target).is_dir():
         _, experiment = _load.run_of(target, arguments[1:])
     else:
-        _, experiment = _load.from_file(target)
-        experiment = _overrides.apply(experiment, arguments[1:], target, "explain")
+        loaded = _load.from_file(target, arguments[1:])
+        experiment = _overrides.apply(loaded.experiment, loaded.rest, target, "explain", loaded.own)
     if "-1" in experiment.mesh:
         raise UserError("an open axis", where=f"mesh {experiment.mesh}", fix="Give explain all sizes.")
     sizes = sharding.parse_mesh(experiment.mesh, 1) if experiment.mesh == "auto" else absent_mesh(experiment.mesh)

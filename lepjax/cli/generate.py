@@ -11,6 +11,7 @@ from typing import Any
 from lepjax.cli import _load, _open
 from lepjax.core.errors import DONE, UserError
 from lepjax.models.generation import Sampling
+from lepjax.run.open import open_run
 from lepjax.run.text import generate
 
 
@@ -37,6 +38,6 @@ def run(arguments: list[str]) -> int:
         raise UserError(f"{numbers['--tokens']} tokens", where="--tokens", fix="Ask for at least one.")
     sampling = Sampling(numbers["--temperature"], numbers["--top-k"], numbers["--top-p"])
     directory, experiment = _load.run_of(rest[0], rest[1:])
-    trained, _ = _open.trained(directory, experiment, checkpoint)
+    trained, _ = open_run(directory, experiment, checkpoint)
     print(generate(trained, prompt, numbers["--tokens"], sampling, numbers["--seed"]))
     return DONE

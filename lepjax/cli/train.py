@@ -25,15 +25,15 @@ def run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
         return DONE
-    name, experiment = _load.from_file(arguments[0])
-    return _train(name, _overrides.apply(experiment, arguments[1:], arguments[0]))
+    loaded = _load.from_file(arguments[0], arguments[1:])
+    return _train(loaded.name, _overrides.apply(loaded.experiment, loaded.rest, arguments[0], own=loaded.own))
 
 
 def _train(name: str, experiment: Experiment) -> int:
     return train(experiment, name, callbacks=[Report()], import_seconds=time.perf_counter() - STARTED).code
 
 
-def main(make: Callable[[], Experiment]) -> None:
+def main(make: Callable[..., Experiment]) -> None:
     """What an experiment module calls: `python -m experiments.NAME ...` is `lepjax train experiments/NAME.py ...`."""
     file = inspect.getsourcefile(make) or make.__module__
     sys.exit(guarded(lambda: run([file, *sys.argv[1:]])))

@@ -7,10 +7,14 @@ run was stopped in between. Threefry only: its partitionable form gives the same
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 INIT, TRAIN = 0, 1
+PLACES = 0x9E3779B1  # odd, so that multiplying by it loses nothing
 
 
 def seed_key(seed: int | jax.Array, purpose: int) -> jax.Array:
@@ -23,6 +27,48 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(rows))
 
 
-def fold_rows(keys: jax.Array, data: jax.Array | int) -> jax.Array:
-    """Folds one number (a layer, a place in a layer) into every row's key. Shape [rows]."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+def place(outer: Any, inner: Any) -> Any:
+    """A number (uint32) for place `inner` (a layer, a sublayer) within `outer`; traced and Python numbers agree."""
+    if isinstance(outer, int) and isinstance(inner, int):
+        return (outer * PLACES + inner + 1) % 2**32
+    return _word(outer) * np.uint32(PLACES) + _word(inner) + np.uint32(1)
+
+
+def _word(x: jax.Array | int) -> jax.Array | np.uint32:
+    return np.uint32(x) if isinstance(x, int) else x.astype(jnp.uint32)
+
+
+def row_bytes(keys: jax.Array, place: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+    """uint8[rows, *shape], uniform: every row its own, and every place in the model.
+
+    One threefry evaluation of (row key, counter (place, index)) gives eight bytes. `jax.random.bits` takes one for each
+    number, and folding a place into the keys takes another: most of what a step with dropout compiled and computed.
+    """
+    *lead, last = shape
+    words = (*lead, -(-last // 8))
+    index: Any = np.uint32(0)
+    stride = 1
+    for axis in reversed(range(len(words))):
+        index = index + jax.lax.broadcasted_iota(jnp.uint32, words, axis) * np.uint32(stride)
+        stride *= words[axis]
+    first, second = (k.reshape(-1, *[1] * len(words)) for k in jax.random.key_data(keys).T)
+    pair = threefry(first, second, _word(place), index)
+    rows = keys.shape[0]
+    octets = jax.lax.bitcast_convert_type(jnp.stack([jnp.broadcast_to(x, (rows, *words)) for x in pair], -1), jnp.uint8)
+    return octets.reshape(rows, *lead, -1)[..., :last]
+
+
+def threefry(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[jax.Array, jax.Array]:
+    """Threefry-2x32-20 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011). All uint32, broadcast.
+
+    JAX's own is a loop on CPUs, which does not fuse with what uses the numbers.
+    """
+    keys = (k0, k1, k0 ^ k1 ^ np.uint32(0x1BD11BDA))
+    x0, x1 = x0 + k0, x1 + k1
+    for group in range(5):
+        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            x0 = x0 + x1
+            x1 = ((x1 << rotation) | (x1 >> (32 - rotation))) ^ x0
+        x0 = x0 + keys[(group + 1) % 3]
+        x1 = x1 + keys[(group + 2) % 3] + np.uint32(group + 1)
+    return x0, x1

@@ -84,6 +84,12 @@ class BucketPlan:
     def steps_per_epoch(self) -> float:
         return -(-self.records // self.batch_size)
 
+    @property
+    def note(self) -> str:
+        padded = np.asarray(self.edges)[bucket_of(self.lengths, self.edges)].sum()
+        edges = ", ".join(map(str, self.edges))
+        return f"rows padded to {edges} tokens, compiled before step 0; {self.lengths.sum() / padded:.0%} useful"
+
     def batch(self, cursor: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, index = divmod(cursor, int(self.steps_per_epoch))
         ids = self._epoch(epoch)[index]

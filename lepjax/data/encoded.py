@@ -29,6 +29,8 @@ class EncodedRecords:
     columns: dict[str, np.ndarray]
     pads: dict[str, int] = dataclasses.field(default_factory=dict)
     edges: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
+    """The records as a person reads them, where they are at hand."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1

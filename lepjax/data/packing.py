@@ -54,6 +54,11 @@ class PackedPlan:
         """Of the first epoch; another order packs into a few batches more or less."""
         return len(_packed(self, 0))
 
+    @property
+    def note(self) -> str:
+        places = len(self) * self.rows * self.length
+        return f"{self.records / len(self):.0f} records packed into {self.rows} x {self.length}; {self.lengths.sum() / places:.0%} useful"
+
     def __len__(self) -> int:
         return len(_packed(self, 0))
 

@@ -37,6 +37,11 @@ class Indexed(Protocol):
         """Batches in one pass over the records."""
         ...
 
+    @property
+    def note(self) -> str:
+        """What a person should know of the shapes; empty: nothing."""
+        ...
+
     def batch(self, cursor: int) -> tuple[np.ndarray, np.ndarray]:
         """(record ids, epochs) of batch `cursor`, int64[rows] each (packed: [rows, examples]); -1: no record."""
         ...
@@ -78,6 +83,8 @@ class Plan:
     seed: int
     digest: str
     """The source's digest: a plan over other data is another plan."""
+
+    note = ""
 
     def __post_init__(self) -> None:
         if self.records < 1 or self.batch_size < 1:

@@ -14,29 +14,42 @@ from lepjax.core import rng
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-    """Srivastava et al. (2014), inverted: kept values are divided by 1 - rate.
+    """Srivastava et al. (2014), inverted: kept values are divided by the share that is kept.
 
     rate  float32[], traced; None removes dropout from the program
     keys  Key[rows], one per row of x; None in evaluation
+
+    place what tells the noise of one use from that of another
+
+    An element's noise is one byte: drawing words costs more than what they are drawn for. So the rate is rounded to a
+    256th (0.1 is 0.1016), and values are scaled for the rate as rounded: the expectation is exact.
     """
 
     rate: Any = None
     keys: Any = None
+    place: Any = 0
 
     def at(self, place: jax.Array | int) -> Dropout:
         """The dropout of one place (a layer, a sublayer): other noise, same rate."""
         if self.rate is None or self.keys is None:
             return self
-        return dataclasses.replace(self, keys=rng.fold_rows(self.keys, place))
+        return dataclasses.replace(self, place=rng.place(self.place, place))
+
+    def split(self, count: int) -> Dropout:
+        """For x whose rows were each cut into `count`: [rows * count, ...]."""
+        if self.keys is None:
+            return self
+        keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count)))(self.keys)
+        return dataclasses.replace(self, keys=keys.reshape(-1))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [rows, ...], any float dtype; same shape and dtype out."""
         if self.rate is None or self.keys is None:
             return x
-        keep = 1.0 - self.rate
-        mask = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:]) < keep)(self.keys)
-        # In float32: 1 / 1e-6 is infinite in float16. A rate of 1 keeps nothing, and its gradient is zero, not 0 * inf.
-        factor = jnp.where(keep > 0, 1.0 / jnp.maximum(keep, 1e-6), 0.0)
+        kept = jnp.round(256 * (1.0 - self.rate))  # of 256 bytes
+        mask = rng.row_bytes(self.keys, self.place, x.shape[1:]) < kept.astype(jnp.uint16)
+        # In float32: 256 is close to float16's infinity. A rate of 1 keeps nothing, and its gradient is zero, not 0 * inf.
+        factor = jnp.where(kept > 0, 256 / jnp.maximum(kept, 1.0), 0.0)
         return jnp.where(mask, x * factor.astype(x.dtype), jnp.zeros((), x.dtype))
 
 

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from lepjax.report.curves import Curve, curve_svg
+from lepjax.report.figures import figure_svg
 from lepjax.run import files
 from lepjax.run.callbacks import Callback
 from lepjax.run.directory import RunDirectory
@@ -46,6 +47,10 @@ def render(directory: RunDirectory, result: dict[str, Any], sections: tuple[Sect
         out.write(_table(section.title, section.table) if section.table else f"<h2>{_text(section.title)}</h2>")
         if section.text:
             out.write(f"<pre>{_text(section.text)}</pre>")
+        if section.figures:
+            out.write(f"<div class='curves'>{''.join(map(figure_svg, section.figures))}</div>")
+        if section.appendix:
+            out.write(f"<pre>{_text(section.appendix)}</pre>")
     out.write("<h2>Curves</h2><div class='curves'>")
     for curve in curves(directory.read_metrics()):
         out.write(curve_svg(curve))

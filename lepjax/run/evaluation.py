@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
 from lepjax.core.errors import RESTART, UserError, nearest
+from lepjax.core.metrics import Metric
 from lepjax.core.state import State
 from lepjax.data.loader import Batches, placed_ahead, read_ahead
 from lepjax.data.source import Source
@@ -59,23 +61,24 @@ class Evaluator:
 
     def _score(self, splits: dict[str, Prepared], state: State) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
-        results = {}
+        results: dict[str, float] = {}
         for split, (batches, shardings, measure) in splits.items():
-            totals = {name: metric.zero() for name, metric in self.metrics.items()}
-            late: Any = None
-            for _, batch in placed_ahead(read_ahead(batches, 0), shardings):
-                part = measure(params, state.model_state, batch, state.hparams)
-                totals, late = self._merge(totals, late), part  # read one batch late: the device does not wait
-            totals = self._merge(totals, late)
-            for name, metric in self.metrics.items():
-                results[f"{split}_{name}"] = metric.result(totals[name])
+            on_device = placed_ahead(read_ahead(batches, 0), shardings)
+            parts = (measure(params, state.model_state, batch, state.hparams) for _, batch in on_device)
+            results |= {f"{split}_{name}": value for name, value in merged(self.metrics, parts).items()}
         return results
 
-    def _merge(self, totals: dict[str, Any], part: Any) -> dict[str, Any]:
-        if part is None:
-            return totals
-        host = jax.device_get(part)
-        return {name: metric.merge(totals[name], host[name]) for name, metric in self.metrics.items()}
+
+def merged(metrics: dict[str, Metric], parts: Iterable[Any]) -> dict[str, float]:
+    """The metrics of all batches together. Each part is read one batch late, so that the device does not wait."""
+    totals = {name: metric.zero() for name, metric in metrics.items()}
+    late: Any = None
+    for part in itertools.chain(parts, [None]):
+        if late is not None:
+            host = jax.device_get(late)
+            totals = {name: metric.merge(totals[name], host[name]) for name, metric in metrics.items()}
+        late = part
+    return {name: metric.result(totals[name]) for name, metric in metrics.items()}
 
 
 class Evaluate(Callback):

@@ -24,10 +24,39 @@ class Trained:
 
 
 @dataclasses.dataclass(frozen=True)
+class Heatmap:
+    """Counts int[rows, columns] with a name for each row and column."""
+
+    title: str
+    names: tuple[str, ...]
+    values: Any
+    rows: str = "true"
+    columns: str = "predicted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """Curves {name: (x, y)} in one panel."""
+
+    title: str
+    x: str
+    y: str
+    curves: dict[str, tuple[Any, Any]]
+
+
+Figure = Heatmap | Lines
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
-    """`values` go to result.json, `table` (rows of label and value) and `text` to terminal and report."""
+    """`values` go to result.json, `table` (rows of label and value) and `text` to terminal and report, figures to the
+    report.
+    """
 
     title: str
     values: dict[str, float] = dataclasses.field(default_factory=dict)
     table: tuple[tuple[str, float], ...] = ()
     text: str = ""
+    figures: tuple[Figure, ...] = ()
+    appendix: str = ""
+    """Text for the report alone."""

@@ -68,15 +68,19 @@ class Loop:
     callbacks: tuple[Callback, ...] = ()
     log_every: int = 10
     count: Callable[[Any], int] = lambda rows: 0
+    """Useful tokens in a host batch."""
+    size: Callable[[Any], int] | None = None
+    """All places for tokens in a host batch, padding too; None: all are useful."""
     clock: Clock = dataclasses.field(default_factory=Clock)
     stop: Stop | None = None
     tokens: int = 0
+    places: int = 0
     results: dict[str, float] = dataclasses.field(default_factory=dict)
     """The newest evaluation's values."""
     evaluated: int = -1
     """The step of the newest evaluation."""
-    late: tuple[int, int, Any] | None = None
-    """(step, tokens so far, metrics) of a logged step that the device may still be computing."""
+    late: tuple[int, int, int, Any] | None = None
+    """(step, tokens and places so far, metrics) of a logged step that the device may still be computing."""
     rate: _Rate | None = None
 
     @property
@@ -92,10 +96,12 @@ class Loop:
         """Publishes what is late. Waits for that step, so the loop calls it after dispatching the next."""
         if self.late is None:
             return
-        (step, tokens, metrics), self.late = self.late, None
+        (step, tokens, places, metrics), self.late = self.late, None
         values = {f"train_{name}": float(value) for name, value in jax.device_get(metrics).items()}
         if self.rate is not None:
             values["train_tokens_per_second"] = self.rate.since(tokens)
+        if places:
+            values["train_useful_share"] = tokens / places
         self.publish(step, values)
 
     def set_hparam(self, name: str, value: float) -> None:
@@ -121,9 +127,10 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
         loop.state, metrics = step(loop.state, batch)
         loop.step += 1
         loop.tokens += loop.count(rows)
+        loop.places += loop.size(rows) if loop.size is not None else 0
         loop.flush()
         if loop.step % loop.log_every == 0 or loop.step == loop.total_steps:
-            loop.late = (loop.step, loop.tokens, metrics)
+            loop.late = (loop.step, loop.tokens, loop.places, metrics)
         for callback in loop.callbacks:
             callback.stepped(loop)
     loop.flush()

@@ -13,6 +13,7 @@ from lepjax.run.callbacks import Callback, Values
 from lepjax.run.fit import Loop
 
 LINE_SECONDS = 10.0  # plain lines come no faster than this
+SHORT = {"accuracy": "acc"}
 NOTEBOOK_LINES = 10  # a whole run in a notebook prints about this many
 
 
@@ -58,8 +59,7 @@ class ShowProgress(Callback):
 
     def published(self, loop: Loop, step: int, values: Values) -> None:
         if "train_loss" not in values:
-            self._say(f"step {step} | " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-            return
+            return  # `ShowEvaluation` tells
         left = self._left(loop, step)
         if not self._estimated and step - self._first >= 2:
             self._estimated = True
@@ -101,3 +101,30 @@ class ShowProgress(Callback):
     def finished(self, loop: Loop) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class ShowEvaluation(Callback):
+    """One line per evaluation: `Epoch 1 | train loss: 0.2344, dev acc: 0.8424`.
+
+    `headline` names the metrics it shows; the others are in metrics.jsonl. The training loss is the mean over the steps
+    that were logged since the line before.
+    """
+
+    def __init__(self, console: Console, steps_per_epoch: float, headline: tuple[str, ...]) -> None:
+        self.console, self.steps_per_epoch, self.headline = console, steps_per_epoch, headline
+        self._losses: list[float] = []
+
+    def published(self, loop: Loop, step: int, values: Values) -> None:
+        if "train_loss" in values:
+            self._losses.append(values["train_loss"])
+            return
+        shown = {"train loss": sum(self._losses) / len(self._losses)} if self._losses else {}
+        for name, value in values.items():
+            split, _, metric = name.partition("_")
+            if metric in self.headline:
+                shown[f"{split} {SHORT.get(metric, metric.replace('_', ' '))}"] = value
+        self._losses = []
+        epoch = step / self.steps_per_epoch
+        when = f"Epoch {round(epoch)}" if abs(epoch - round(epoch)) < 0.5 / self.steps_per_epoch else f"Step {step}"
+        line = ", ".join(f"{name}: {value:.4f}" for name, value in shown.items())
+        self.console.print(f"{when} | {line}", highlight=False, soft_wrap=True)

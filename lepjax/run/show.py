@@ -29,7 +29,10 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     say(console, f"devices  {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)")
     say(console, f"mesh     {mesh}{note}")
     parameter_table(console, experiments.describe(built.model, built.placement))
-    tokens = experiment.task.tokens(built.batches(1)[0])
+    for note in built.splits.notes:
+        say(console, f"data     {note}")
+    looked_at = built.batches(min(built.total_steps, 16 if built.plan.note else 1))  # of unequal batches, a few
+    tokens = sum(experiment.task.tokens(looked_at[i]) for i in range(len(looked_at))) // len(looked_at)
     batch = f"{experiment.data.batch_size} rows" + (
         f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1)
     )
@@ -41,6 +44,8 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
         f"plan     {built.total_steps:,} steps = {epochs:.3g} epochs of {records:,} records = "
         f"{built.total_steps * tokens:,} tokens; the time is estimated after the first steps",
     )
+    if built.plan.note:
+        say(console, f"shapes   {built.plan.note}")
     say(console, f"run      {path}")
 
 

@@ -30,7 +30,7 @@ from lepjax.run.evaluation import Evaluate, Evaluator, check_mode, check_monitor
 from lepjax.run.events import LogMetrics
 from lepjax.run.final import Section, Trained
 from lepjax.run.fit import Clock, Loop, fit
-from lepjax.run.progress import ShowProgress
+from lepjax.run.progress import ShowEvaluation, ShowProgress
 from lepjax.run.saving import Save
 from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly, StopOnSignal
 
@@ -43,6 +43,8 @@ class Outcome:
     result: dict[str, Any]
     sections: tuple[Section, ...]
     code: int
+    trained: Trained | None = None
+    """What was learned: the best parameters where a metric chose them. None: the run is not complete, or was before."""
 
 
 def train(
@@ -121,6 +123,7 @@ class _Run:
             callbacks=self._callbacks(evaluator, best),
             log_every=self.experiment.log_every,
             count=self.experiment.task.tokens,
+            size=(lambda rows: rows["tokens"].size) if plan.note else None,
             clock=self.clock,
             results=meta["results"],
             evaluated=meta["evaluated"],
@@ -139,7 +142,7 @@ class _Run:
         self.clock.add("step", spent)
         with self.clock.phase("checkpoint"):
             self.checkpoints.wait()
-        return self._conclude(loop, best)
+        return self._conclude(loop, best, evaluator)
 
     def _callbacks(self, evaluator: Evaluator, best: Best | None) -> tuple[Callback, ...]:
         experiment = self.experiment
@@ -147,6 +150,7 @@ class _Run:
         chosen: list[Callback | None] = [
             LogMetrics(self.directory) if main else None,
             ShowProgress(self.console, self._utilisation()) if main else None,
+            ShowEvaluation(self.console, self.built.plan.steps_per_epoch, experiment.task.headline) if main else None,
             best,
             StopEarly(experiment.early_stopping) if experiment.early_stopping else None,
             ReduceOnPlateau(experiment.plateau) if experiment.plateau else None,
@@ -220,14 +224,26 @@ class _Run:
         show.result(self.console, result, ())
         return Outcome(self.directory, result, (), DONE)
 
-    def _conclude(self, loop: Loop, best: Best | None) -> Outcome:
+    def _best_state(self, loop: Loop, best: Best | None) -> State:
+        """The state that a run is judged by: the best that was saved, or the last where no metric was to choose by."""
+        if best is None or best.step in (-1, loop.step):
+            return loop.state
+        self.say(f"restoring the best parameters: {best.monitor} {best.value:.4f} at step {best.step}")
+        return self.checkpoints.restore(best.step, self.built.abstract)[0]
+
+    def _conclude(self, loop: Loop, best: Best | None, evaluator: Evaluator) -> Outcome:
         sections: tuple[Section, ...] = ()
         complete = loop.stop is None or loop.stop.code == DONE
+        scores: dict[str, float] = {}
+        trained: Trained | None = None
         if loop.stop is not None:
             self.say(f"{loop.stop.reason}; saved at step {loop.step} in {self.directory.path}")
         if complete:
             with self.clock.phase("final"):
-                trained = Trained(self.built, loop.state, loop.results)
+                scores = {f"last_{name}": value for name, value in evaluator.final(loop.state).items()}
+                state = self._best_state(loop, best)
+                scores |= evaluator.final(state) if state is not loop.state else _renamed(scores)
+                trained = Trained(self.built, state, {**loop.results, **scores})
                 sections = tuple(final.evaluate(trained) for final in self.experiment.final)
         else:
             self.say("run the same command to go on")
@@ -239,7 +255,7 @@ class _Run:
             "total_steps": loop.total_steps,
             "skipped": int(loop.state.skipped),
             "tokens": loop.tokens,
-            **{name: _json_number(value) for name, value in {**loop.results, **values}.items()},
+            **{name: _json_number(value) for name, value in {**loop.results, **scores, **values}.items()},
             **(
                 {"best": {"metric": best.monitor, "value": _json_number(best.value), "step": best.step}} if best else {}
             ),
@@ -248,10 +264,15 @@ class _Run:
         if jax.process_index() == 0:
             files.write_json(self.directory.result, result)
         show.result(self.console, result, sections)
-        outcome = Outcome(self.directory, result, sections, loop.stop.code if loop.stop else DONE)
+        outcome = Outcome(self.directory, result, sections, loop.stop.code if loop.stop else DONE, trained)
         for callback in loop.callbacks:
             callback.concluded(outcome)
         return outcome
+
+
+def _renamed(last: dict[str, float]) -> dict[str, float]:
+    """The last parameters are the best: both names say the same."""
+    return {name.removeprefix("last_"): value for name, value in last.items()}
 
 
 def _json_number(value: float) -> float | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ class LanguageModeling(Task):
     """Batch: `tokens`, `targets` int32[rows, length]; `weight` float32[rows] (0 marks padding); optional `mask`
     float32[rows, length] (0 where a target does not count) and `segments` int32[rows, length] (packed examples).
     """
+
+    headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "bits_per_byte")
 
     bytes: bool = False
     """Tokens are bytes: report bits per byte."""

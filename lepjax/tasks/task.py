@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -19,6 +19,9 @@ Batch = dict[str, jax.Array]
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A kind of problem. To add one, write a file with a dataclass that derives from this one."""
+
+    headline: ClassVar[tuple[str, ...]] = ("loss",)
+    """The metrics that the terminal shows."""
 
     def hparams(self) -> dict[str, float]:
         """Initial values of hyperparameters the loss reads."""

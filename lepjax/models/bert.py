@@ -1,0 +1,334 @@
+"""BERT (Devlin et al., 2018), and RoBERTa, DistilBERT and ALBERT, which are the same parts with other sizes.
+
+Post-norm encoder layers as in the released models; names of parameters follow Hugging Face's where a name is needed.
+The parts of a head that sit on the encoder are here too; what is learned with them is a task's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lepjax.core import hub
+from lepjax.core.errors import UserError
+from lepjax.core.fields import hparam, runtime
+from lepjax.core.parameters import Leaves
+from lepjax.core.precision import Policy
+from lepjax.core.sharding import constrain
+from lepjax.models import bert_weights, pretrained
+from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
+from lepjax.models.layers import by_token, look_up, make_layers, run_layers
+from lepjax.models.model import Model
+from lepjax.ops.attention import attention, same_segment
+from lepjax.ops.dropout import OFF, Dropout
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)).astype(x.dtype),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+}
+INIT = nnx.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What stands on the encoder. To add one, derive a dataclass and define `module`."""
+
+    pooled: ClassVar[bool] = True  # reads the first token through the pooler
+
+    def module(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> nnx.Module | None:
+        """Called as `head(hidden, pooled, table, drop)`; see the modules below. None: no head."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bert(Model):
+    """An encoder with a head. With `pretrained`, its config.json decides the architecture and its weights are loaded."""
+
+    pretrained: str = ""
+    """A folder in the Hugging Face layout, or owner/repository[@revision] of the hub; empty starts from random weights."""
+    architecture: Architecture = BertArchitecture()
+    """Sizes, where nothing pretrained is named."""
+    head: Head = Head()
+    """What stands on the encoder."""
+    dropout: float | None = hparam(0.1)
+    """Dropout rate everywhere; None removes it from the program."""
+    scan: bool = runtime(False)
+    """Compile one layer and scan it, instead of unrolling all: compiles sooner, runs slower on CPUs."""
+    remat: bool = runtime(False)
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0.0 <= self.dropout <= 1.0:
+            raise UserError(f"{self.dropout} is no rate", where="model.dropout", fix="Use None or 0.0 to 1.0.")
+
+    @property
+    def arch(self) -> Architecture:
+        """The architecture, from config.json where `pretrained` names one."""
+        if not self.pretrained:
+            return self.architecture
+        folder = hub.folder(self.pretrained)
+        return architecture(pretrained.read_config(folder), str(folder / pretrained.CONFIG))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.arch.vocab_size
+
+    def module(self, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
+        return BertModule(self, self.arch, policy, rngs)
+
+    @property
+    def stacks(self) -> tuple[tuple[str, ...], ...]:
+        return (("encoder", "layer"),) if self.scan and not self.arch.shares_layers else ()
+
+    def hparams(self) -> dict[str, float]:
+        return {} if self.dropout is None else {"dropout": self.dropout}
+
+    def weights(self, leaves: Leaves) -> dict[str, Any]:
+        """The pretrained values of all parameters but those of a new head; see `bert_weights.read`."""
+        if not self.pretrained:
+            return {}
+        return bert_weights.read(hub.folder(self.pretrained), leaves, self.arch, type(self.head).__name__).values
+
+    def flops_per_token(self, length: int) -> float:
+        """6 per matrix parameter of the layers and 12 * layers * width * length for attention (Chowdhery et al., 2022)."""
+        a = self.arch
+        return 6.0 * a.layers * a.width * (4 * a.width + 2 * a.mlp_width) + 12.0 * a.layers * a.width * length
+
+
+class BertModule(nnx.Module):
+    """tokens int32[rows, length] -> what the head gives; without a head `(hidden, pooled)`.
+
+    mask         bool or int[rows, length]: which tokens are seen; None sees all
+    token_types  int32[rows, length]: segment A or B; None is all A
+    segments     int32[rows, length]: packed examples, numbered from 1 (0 is padding), that do not see each other
+    positions    int32[rows, length]: places in their example, where rows are packed
+    firsts       int32[rows, examples]: where the first token of each packed example stands
+    places       int32[rows, places]: the tokens a masked-LM head is asked about; None asks about all
+
+    With tokens [rows, choices, length] (and mask and types alike) each choice is read alone: logits [rows, choices].
+    """
+
+    def __init__(self, config: Bert, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.arch, self.remat = arch, config.remat
+        self.embeddings = Embeddings(arch, policy, rngs)
+        self.encoder = Encoder(arch, config.scan, policy, rngs)
+        if config.head.pooled:
+            self.pooler = Pooler(arch, policy, rngs)
+        head = config.head.module(arch, policy, rngs)
+        if head is not None:
+            self.head = head
+
+    def __call__(
+        self,
+        tokens: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        token_types: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        firsts: jax.Array | None = None,
+        places: jax.Array | None = None,
+        drop: Dropout = OFF,
+    ) -> Any:
+        if tokens.ndim == 3:
+            rows, choices, length = tokens.shape
+            given = {"mask": mask, "token_types": token_types}
+            flat: dict[str, Any] = {k: x.reshape(-1, length) for k, x in given.items() if x is not None}
+            return self(tokens.reshape(-1, length), drop=drop.split(choices), **flat).reshape(rows, choices)
+        hidden, _ = self.encode(tokens, mask, token_types, segments, positions, drop)
+        pooled = None
+        if hasattr(self, "pooler"):
+            first = hidden[:, 0] if firsts is None else gather(hidden, firsts)
+            pooled = self.pooler(first, drop.at(1))
+        if not hasattr(self, "head"):
+            return hidden, pooled
+        asked = hidden if places is None else gather(hidden, places)
+        return self.head(asked, pooled, self.embeddings.word_embeddings, drop.at(2))
+
+    def encode(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        token_types: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        drop: Dropout = OFF,
+        every: bool = False,
+    ) -> tuple[jax.Array, Any]:
+        """(last hidden states [rows, length, width], those after the embeddings and each layer, stacked, if `every`)."""
+        if tokens.shape[1] > self.arch.longest:
+            raise UserError(
+                f"{tokens.shape[1]} tokens are more than the model's {self.arch.longest} positions",
+                where="model",
+                fix="Shorten the sequences.",
+            )
+        visible = None if mask is None else mask.astype(bool)[:, None, None, :]
+        if segments is not None:
+            visible = same_segment(segments)
+        drop = drop.at(0)
+        x = self.embeddings(tokens, token_types, positions, drop.at(0))
+        out, layers = self.encoder(x, visible, drop, self.remat, every)
+        return out, jnp.concatenate([x[None], layers]) if every else None
+
+
+class Embeddings(nnx.Module):
+    """Token, position and type vectors, summed, normalised and dropped out."""
+
+    def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
+        width = arch.embedding_width
+        self.first_position, self.pad = arch.first_position, arch.pad
+        self.word_embeddings = embedding(arch.vocab_size, width, "vocab", policy, rngs)
+        self.position_embeddings = embedding(arch.positions, width, "position", policy, rngs)
+        if arch.types:
+            self.token_type_embeddings = embedding(arch.types, width, None, policy, rngs)
+        self.norm = layer_norm(width, arch, policy, rngs)
+        if arch.widens:
+            self.widen = linear(width, arch.width, (None, "embed"), policy, rngs)
+
+    def __call__(
+        self, tokens: jax.Array, token_types: jax.Array | None, positions: jax.Array | None, drop: Dropout
+    ) -> jax.Array:
+        x = look_up(self.word_embeddings, tokens)
+        if hasattr(self, "token_type_embeddings"):
+            table = self.token_type_embeddings
+            x = x + (table.embedding[0].astype(x.dtype) if token_types is None else table(token_types))
+        if positions is not None:
+            places = self.first_position + positions
+        elif (
+            self.first_position
+        ):  # RoBERTa counts the tokens that are no padding; padding has the place before the first
+            seen = tokens != self.pad
+            places = self.first_position - 1 + jnp.cumsum(seen, axis=1) * seen
+        else:
+            places = jnp.arange(tokens.shape[1])
+        x = x + self.position_embeddings(places)
+        x = constrain(drop(self.norm(x)), "batch", "length", None)
+        return by_token(self.widen, x) if hasattr(self, "widen") else x
+
+
+class Encoder(nnx.Module):
+    """Layers in a row: `layer` holds them all, or `shared` is the one that is used again and again."""
+
+    def __init__(self, arch: Architecture, scan: bool, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.depth = arch.layers
+        if arch.shares_layers:
+            self.shared = Layer(arch, policy, rngs)
+        else:
+            self.layer = make_layers(lambda r: Layer(arch, policy, r), arch.layers, scan, rngs)
+
+    def __call__(
+        self, x: jax.Array, visible: jax.Array | None, drop: Dropout, remat: bool, every: bool
+    ) -> tuple[jax.Array, Any]:
+        def call(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
+            x = layer(x, visible, drop.at(1 + index))
+            return x, x if every else None
+
+        layers = nnx.List([self.shared] * self.depth) if hasattr(self, "shared") else self.layer
+        return run_layers(layers, x, call, None, remat)
+
+
+class Layer(nnx.Module):
+    """Self-attention and a feed-forward part; each is added to its input, and the sum normalised."""
+
+    def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.attention = Attention(arch, policy, rngs)
+        self.mlp = Mlp(arch, policy, rngs)
+
+    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout) -> jax.Array:
+        x = constrain(self.attention(x, visible, drop.at(0)), "batch", "length", None)
+        return constrain(self.mlp(x, drop.at(1)), "batch", "length", None)
+
+
+class Attention(nnx.Module):
+    def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.heads = arch.heads
+        self.query = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
+        self.key = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
+        self.value = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
+        self.output = linear(arch.width, arch.width, ("heads", "embed"), policy, rngs)
+        self.norm = layer_norm(arch.width, arch, policy, rngs)
+
+    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout) -> jax.Array:
+        rows, length, width = x.shape
+
+        def heads(project: Callable[[jax.Array], jax.Array]) -> jax.Array:
+            y = by_token(project, x).reshape(rows, length, self.heads, width // self.heads)
+            return constrain(y, "batch", "length", "heads", None)
+
+        out = attention(heads(self.query), heads(self.key), heads(self.value), mask=visible, drop=drop.at(0))
+        out = by_token(self.output, out.reshape(rows, length, width))
+        return self.norm(x + drop.at(1)(out))
+
+
+class Mlp(nnx.Module):
+    def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.activation = ACTIVATIONS[arch.activation]
+        self.up = linear(arch.width, arch.mlp_width, ("embed", "mlp"), policy, rngs)
+        self.down = linear(arch.mlp_width, arch.width, ("mlp", "embed"), policy, rngs)
+        self.norm = layer_norm(arch.width, arch, policy, rngs)
+
+    def __call__(self, x: jax.Array, drop: Dropout) -> jax.Array:
+        return self.norm(x + drop(by_token(lambda x: self.down(self.activation(self.up(x))), x)))
+
+
+class Pooler(nnx.Module):
+    """The first token's hidden state [..., width] through one dense layer."""
+
+    def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
+        self.drops_before, self.activation = arch.drops_before_pooler, ACTIVATIONS[arch.pooler_activation]
+        self.dense = linear(arch.width, arch.width, ("embed", None), policy, rngs)
+
+    def __call__(self, first: jax.Array, drop: Dropout) -> jax.Array:
+        return self.activation(self.dense(drop(first) if self.drops_before else first))
+
+
+def gather(x: jax.Array, places: jax.Array) -> jax.Array:
+    """x [rows, length, width], places int32[rows, k] -> [rows, k, width]."""
+    return jnp.take_along_axis(x, places[..., None], axis=1)
+
+
+def embedding(rows: int, width: int, axis: str | None, policy: Policy, rngs: nnx.Rngs) -> nnx.Embed:
+    return nnx.Embed(
+        rows,
+        width,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        embedding_init=INIT,
+        embedding_metadata={"axes": (axis, "embed")},
+        rngs=rngs,
+    )
+
+
+def linear(
+    inputs: int, outputs: int, axes: tuple[str | None, str | None], policy: Policy, rngs: nnx.Rngs
+) -> nnx.Linear:
+    return nnx.Linear(
+        inputs,
+        outputs,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        kernel_init=INIT,
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": axes[1:]},
+        rngs=rngs,
+    )
+
+
+def layer_norm(width: int, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    metadata: dict[str, Any] = {"axes": ("embed",) if width == arch.width else (None,)}
+    return nnx.LayerNorm(
+        width,
+        epsilon=arch.eps,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        scale_metadata=metadata,
+        bias_metadata=metadata,
+        rngs=rngs,
+    )

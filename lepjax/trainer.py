@@ -189,25 +189,20 @@ def task_of(
 ) -> Task:
     """The task that a model's head is for."""
     head = model.recipe.head
-    count = getattr(head, "num_labels", 0)
+    if not isinstance(head, heads.SequenceClassification | heads.TokenClassification):
+        fix = "Write an Experiment: the Trainer classifies and tags."
+        raise UserError(f"a {type(head).__name__} head", where="Trainer", fix=fix)
+    count = head.num_labels
     if labels and count != len(labels):
-        raise UserError(
-            f"the data has {len(labels)} labels, the model's head {count}",
-            where="num_labels",
-            fix=f"Load the model with num_labels={len(labels)}.",
-        )
+        found = f"the data has {len(labels)} labels, the model's head {count}"
+        raise UserError(found, where="num_labels", fix=f"Load the model with num_labels={len(labels)}.")
+    names = labels or tuple(map(str, range(count)))
     if isinstance(head, heads.TokenClassification):
-        return Tagging(tags=labels or tuple(map(str, range(count))), label_smoothing=smoothing)
-    if not isinstance(head, heads.SequenceClassification):
-        raise UserError(
-            f"a {type(head).__name__} head",
-            where="Trainer",
-            fix="Write an Experiment: the Trainer classifies and tags.",
-        )
+        return Tagging(tags=names, label_smoothing=smoothing)
     if count == 1:
         return Regression()
     named = tuple(weights.items()) if isinstance(weights, dict) else weights
-    return Classification(labels or tuple(map(str, range(count))), label_smoothing=smoothing, class_weights=named)
+    return Classification(names, label_smoothing=smoothing, class_weights=named)
 
 
 def _length(epochs: float | None, steps: int | None, examples: int | None) -> Length:

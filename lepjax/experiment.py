@@ -205,6 +205,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Bu
     placement.parameters(model.leaves)  # a leaf that does not divide is an error now, not after reading the data
     splits = experiment.data.load()
     check_vocabulary(experiment, splits)
+    check_labels(experiment, splits)
     task = experiment.task.on(splits)
     passes = experiment.length.in_steps(len(splits.train) / experiment.data.batch_size, experiment.data.batch_size)
     work = Work(passes * experiment.data.batch_size / len(splits.train), experiment.model.flops_per_token)
@@ -280,6 +281,17 @@ def check_vocabulary(experiment: Experiment, splits: Splits) -> None:
             f"the data has {needed} tokens, the model {size}",
             where="model.vocab_size",
             fix=f"Pass --model.vocab-size {needed} or more.",
+        )
+
+
+def check_labels(experiment: Experiment, splits: Splits) -> None:
+    """Raises `UserError` where the model's head has another number of classes than the data."""
+    count = getattr(getattr(experiment.model, "head", None), "num_labels", None)
+    if count is not None and splits.labels and count != len(splits.labels):
+        raise UserError(
+            f"the data has {len(splits.labels)} labels, the model's head {count}",
+            where="model.head.num_labels",
+            fix=f"Pass --model.head.num-labels {len(splits.labels)}.",
         )
 
 

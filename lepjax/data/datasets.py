@@ -90,7 +90,7 @@ class Dataset:
         values = self._labelled(column)
         spelling = self.spelling or self.labels
         if not self.labels:
-            raise UserError("the labels are numbers, not classes", where=f"{self.name} {self.split}")
+            raise UserError("the labels are numbers, not classes", where=f"{self.name} {self.split}".strip())
         ids: dict[Any, int] = {label: index for index, label in enumerate(spelling)}
         if column == "label":
             ids |= {index: index for index in range(len(spelling))}  # a data set made in Python may hold ids
@@ -114,7 +114,7 @@ class Dataset:
 
     def _labelled(self, column: str) -> list[Any]:
         if column not in self.columns:
-            raise UserError(f"no labels, only {', '.join(self.columns)}", where=f"{self.name} {self.split}")
+            raise UserError(f"no labels, only {', '.join(self.columns)}", where=f"{self.name} {self.split}".strip())
         return self.columns[column]
 
 
@@ -149,7 +149,7 @@ def load(
     name       a known data set (`KNOWN`), or the path of a folder or file of TSV, CSV, JSONL, JSON, Parquet or CoNLL files
     split      "train", "validation" (also "valid", "dev"), "test"; "train[:1000]", "train[90%:]"; a list of them; None: all
     data_dir   the folder that holds its files, or a folder of that name; with source "hub" or "tfds": where to download to
-    source     "local", "hub", "tfds"; "auto": data_dir if given, else $LEPJAX_DATA, else the hub, else what TFDS has prepared
+    source     "local", "hub", "tfds"; "auto": data_dir if given, else $LEPJAX_DATA, the hub, what TFDS has prepared
     revision   of the hub's repository, instead of the one that is known to fit
     text, label  the columns of one's own table, where they do not have the usual names
     say        told in one line what was used

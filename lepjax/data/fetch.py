@@ -227,7 +227,8 @@ def tfds(wanted: Wanted, download: bool = True) -> Parts:
             config = tensorflow_datasets.download.DownloadConfig(try_download_gcs=False)  # that copy needs TensorFlow
             builder.download_and_prepare(download_config=config)
     except ImportError as error:
-        raise UserError(f"TFDS needs {error.name}", where=known.tfds, fix=f"pip install {error.name}") from error
+        needed = error.name or str(error)
+        raise UserError(f"TFDS needs {needed}", where=known.tfds, fix=f"pip install {needed}") from error
     except OSError as error:
         raise Unavailable(f"TFDS cannot download {known.tfds} ({type(error).__name__})") from error
     except (ValueError, NotImplementedError) as error:

@@ -97,7 +97,7 @@ def encode(data: Dataset, tokenizer: Tokenizer, max_length: int) -> EncodedRecor
         flat = {"tokens": words.ids, "first": words.first}
         if "tags" in columns:
             flat["label"] = np.zeros(len(words.ids), np.int32)
-            flat["label"][words.first] = _tags_kept(data, words)
+            flat["label"][words.first] = _tags_kept(data, words.kept)
             flat["label_weight"] = words.first.astype(np.float32)
         texts = tuple(" ".join(tokens) for tokens in columns["tokens"])
         return EncodedRecords(flat, words.starts, {}, {"tokens": tokenizer.pad}, texts=texts)
@@ -113,12 +113,8 @@ def encode(data: Dataset, tokenizer: Tokenizer, max_length: int) -> EncodedRecor
     return EncodedRecords(flat, encoded.starts, labels, {"tokens": tokenizer.pad}, texts=texts)
 
 
-def _tags_kept(data: Dataset, words: Any) -> np.ndarray:
-    """int32: the tags of the words that were not cut off, in order."""
-    ids = {tag: index for index, tag in enumerate(data.labels)}
-    per_record = (
-        np.add.reduceat(words.first.astype(np.int64), words.starts[:-1]) if len(data) else np.zeros(0, np.int64)
-    )
-    return np.array(
-        [ids[t] for tags, n in zip(data.columns["tags"], per_record, strict=True) for t in tags[:n]], np.int32
-    )
+def _tags_kept(data: Dataset, kept: np.ndarray) -> np.ndarray:
+    """int32: the tags of the first `kept[i]` words of each record, record after record."""
+    sizes = np.array([len(tags) for tags in data.columns["tags"]], np.int64)
+    place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return data.label_ids()[place < np.repeat(kept, sizes)]

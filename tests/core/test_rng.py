@@ -1,6 +1,9 @@
 """Noise belongs to (seed, step, row): not to the cut of the batch, not to the mesh."""
 
+import functools
+
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -48,9 +51,46 @@ def test_row_keys_are_the_same_bits_on_a_mesh():
 def test_steps_rows_places_seeds_and_purposes_all_differ():
     seeds = [rng.seed_key(seed, purpose) for seed in (0, 1) for purpose in (rng.INIT, rng.TRAIN)]
     keys = [rng.row_keys(jax.random.fold_in(key, step), 4) for key in seeds for step in range(3)]
-    keys += [rng.fold_rows(row_keys, place) for row_keys in keys for place in (0, 1)]
-    seen = {tuple(row) for row_keys in keys for row in bits(row_keys)}
+    seen = {bytes(row) for k in keys for place in (0, 1, 2) for row in np.asarray(rng.row_bytes(k, place, (9,)))}
     assert len(seen) == 4 * 3 * 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("key", "counter", "words"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_gives_the_known_answers(key, counter, words):
+    """The vectors of Random123's kat_vectors, threefry2x32 20."""
+    assert tuple(int(x) for x in rng.threefry(*(jnp.uint32(x) for x in (*key, *counter)))) == words
+
+
+def test_threefry_equals_jax():
+    key, counts = jax.random.key_data(KEY), jnp.arange(64, dtype=jnp.uint32)
+    theirs = jax.extend.random.threefry_2x32(key, counts)
+    np.testing.assert_array_equal(jnp.concatenate(rng.threefry(*key, counts[:32], counts[32:])), theirs)
+
+
+def test_row_bytes_are_uniform_and_belong_to_their_row():
+    keys = rng.row_keys(KEY, 4)
+    drawn = np.asarray(rng.row_bytes(keys, 5, (3, 4001)))
+    assert drawn.shape == (4, 3, 4001) and drawn.dtype == np.uint8
+    counts = np.bincount(drawn.ravel(), minlength=256)
+    expected = drawn.size / 256
+    assert ((counts - expected) ** 2 / expected).sum() < 256 + 5 * (2 * 256) ** 0.5  # chi squared, five sigma
+    np.testing.assert_array_equal(drawn[2:], rng.row_bytes(keys[2:], 5, (3, 4001)))
+    assert abs(np.corrcoef(drawn.reshape(12, -1)) - np.eye(12)).max() < 5 / 4001**0.5
+
+
+def test_a_place_is_the_same_number_traced_or_not():
+    path = (0, 3, 12, 1)
+    traced = jax.jit(lambda steps: functools.reduce(rng.place, steps, 0))([jnp.int32(i) for i in path])
+    assert int(traced) == functools.reduce(rng.place, path, 0)
+    places = {functools.reduce(rng.place, (a, b, c), 0) for a in range(20) for b in range(40) for c in range(5)}
+    assert len(places) == 20 * 40 * 5
 
 
 def test_keys_are_typed_threefry():

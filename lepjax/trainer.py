@@ -134,7 +134,8 @@ class Trainer:
         """Trains, or goes on where the same training stopped; a finished one only tells its result."""
         if not self._data.train:
             raise UserError("no train_dataset", where="Trainer", fix="Pass one to train.")
-        console = Console(quiet=self.quiet or jax.process_index() != 0)
+        # Plain lines in a notebook: rich would make a block of HTML of each.
+        console = Console(quiet=self.quiet or jax.process_index() != 0, force_jupyter=False)
         outcome = train(self.experiment, "trainer", callbacks=[Report()], console=console)
         trained = outcome.trained
         if trained is None and outcome.result["status"] == "done":

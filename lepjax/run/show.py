@@ -17,6 +17,7 @@ from lepjax import experiment as experiments
 from lepjax.core.sharding import Explained
 from lepjax.experiment import Built, Experiment
 from lepjax.run.final import Section
+from lepjax.run.progress import in_notebook
 
 
 def before_training(console: Console, experiment: Experiment, built: Built, path: pathlib.Path) -> None:
@@ -28,7 +29,11 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     note = f" ({used} of {len(devices)} devices used)" if used < len(devices) else ""
     say(console, f"devices  {len(devices)} x {devices[0].device_kind}, {jax.process_count()} process(es)")
     say(console, f"mesh     {mesh}{note}")
-    parameter_table(console, experiments.describe(built.model, built.placement))
+    rows = experiments.describe(built.model, built.placement)
+    if in_notebook():
+        say(console, f"model    {len(rows)} arrays, {sum(math.prod(row.shape) for row in rows):,} parameters")
+    else:
+        parameter_table(console, rows)
     for note in built.splits.notes:
         say(console, f"data     {note}")
     looked_at = built.batches(min(built.total_steps, 16 if built.plan.note else 1))  # of unequal batches, a few

@@ -57,7 +57,8 @@ class PackedPlan:
     @property
     def note(self) -> str:
         places = len(self) * self.rows * self.length
-        return f"{self.records / len(self):.0f} records packed into {self.rows} x {self.length}; {self.lengths.sum() / places:.0%} useful"
+        share = self.lengths.sum() / places
+        return f"{self.records / len(self):.0f} records packed into {self.rows} x {self.length}; {share:.0%} useful"
 
     def __len__(self) -> int:
         return len(_packed(self, 0))

@@ -22,6 +22,7 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem
 .curves svg { width: 100%; height: auto; } table { border-collapse: collapse; }
 td, th { padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6eaee; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
+pre.long { white-space: pre-wrap; }
 pre { background: #f5f7f9; padding: 1rem; overflow-x: auto; font-size: 13px; line-height: 1.4; }
 """
 
@@ -50,7 +51,7 @@ def render(directory: RunDirectory, result: dict[str, Any], sections: tuple[Sect
         if section.figures:
             out.write(f"<div class='curves'>{''.join(map(figure_svg, section.figures))}</div>")
         if section.appendix:
-            out.write(f"<pre>{_text(section.appendix)}</pre>")
+            out.write(f"<pre class='long'>{_text(section.appendix)}</pre>")
     out.write("<h2>Curves</h2><div class='curves'>")
     for curve in curves(directory.read_metrics()):
         out.write(curve_svg(curve))

@@ -41,7 +41,7 @@ def _download(repository: str, revision: str | None, patterns: tuple[str, ...]) 
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         fix = f"Check the name. {elsewhere}."
         raise UserError("neither a folder nor a repository of the hub", where=where, fix=fix) from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except (errors.LocalEntryNotFoundError, errors.HTTPError, OSError) as error:
         fix = f"{elsewhere}, or try again with a network."
         raise UserError(
             "is no local folder, not in the cache, and the hub cannot be reached", where=where, fix=fix

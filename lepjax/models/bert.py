@@ -201,9 +201,7 @@ class Embeddings(nnx.Module):
             x = x + (table.embedding[0].astype(x.dtype) if token_types is None else table(token_types))
         if positions is not None:
             places = self.first_position + positions
-        elif (
-            self.first_position
-        ):  # RoBERTa counts the tokens that are no padding; padding has the place before the first
+        elif self.first_position:  # RoBERTa counts what is no padding; padding has the place before the first
             seen = tokens != self.pad
             places = self.first_position - 1 + jnp.cumsum(seen, axis=1) * seen
         else:

@@ -282,10 +282,13 @@ def architecture(config: Mapping[str, Any], where: str) -> Architecture:
             raise UserError(f"{key} {config[key]!r} is not supported", where=where, fix=f"Only {fine[0]!r} is.")
     values: dict[str, Any] = {}
     for ours, theirs in kind.keys.items():
-        if theirs in config:
-            values[ours] = config[theirs]
-        elif ours in ("vocab_size", "width", "layers", "heads", "mlp_width"):
+        value = config.get(theirs)
+        if value is None and ours in ("vocab_size", "width", "layers", "heads", "mlp_width"):
             raise UserError(f"has no {theirs!r}", where=where)
+        if value is not None and ours != "activation" and not isinstance(value, int | float):
+            raise UserError(f"{theirs} {value!r} is no number", where=where)
+        if value is not None:
+            values[ours] = value
     act = values.get("activation", "gelu")
     if act not in ACTIVATIONS:
         raise UserError(f"activation {act!r} is not supported", where=where, fix=f"Known: {', '.join(ACTIVATIONS)}.")

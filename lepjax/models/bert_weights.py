@@ -55,13 +55,14 @@ def _find(tensors: Tensors, name: str, base: str) -> str | None:
 
 def _fitted(tensors: Tensors, name: str, leaf: Leaf) -> np.ndarray:
     array = tensors.read(name)
-    array = array.T if leaf.name.endswith(".kernel") else array
+    turned = leaf.name.endswith(".kernel")  # torch keeps [out, in]
     shape = leaf.shape[1:] if leaf.stacked else leaf.shape
-    if array.shape != shape:
+    expected = shape[::-1] if turned else shape
+    if array.shape != expected:
         fix = "Give the head as many labels as the folder's." if leaf.name.startswith("head.") else ""
-        found = f"shape {array.shape}, expected {shape}"
+        found = f"shape {array.shape}, expected {expected}"
         raise UserError(found, where=f"{tensors.files[name]} {name}", fix=fix)
-    return array.astype(leaf.dtype)
+    return (array.T if turned else array).astype(leaf.dtype)
 
 
 def write(params: Any, leaves: Leaves, arch: Architecture, head: str) -> dict[str, np.ndarray]:

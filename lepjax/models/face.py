@@ -126,9 +126,11 @@ class EncoderModel:
         if not isinstance(architecture(config, where), cls.family):
             raise UserError(f"model_type {config['model_type']!r}", where=where, fix=f"{cls.__name__} loads others.")
         known = {field.name for field in dataclasses.fields(cls.head)}
-        named = tuple(
-            str(label) for _, label in sorted((config.get("id2label") or {}).items(), key=lambda x: int(x[0]))
-        )
+        try:
+            ids = {int(key): str(label) for key, label in (config.get("id2label") or {}).items()}
+        except (AttributeError, ValueError) as error:
+            raise UserError("id2label is no {number: name}", where=where) from error
+        named = tuple(ids[i] for i in sorted(ids))
         chosen = {key: value for key, value in options.items() if key in known}
         if "num_labels" in known and "num_labels" not in chosen and named:
             chosen["num_labels"] = len(named)

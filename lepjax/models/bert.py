@@ -146,7 +146,8 @@ class BertModule(nnx.Module):
         pooled = None
         if hasattr(self, "pooler"):
             first = hidden[:, 0] if firsts is None else gather(hidden, firsts)
-            pooled = self.pooler(first, drop.at(1))
+            first = constrain(first, "batch", *[None] * (first.ndim - 1))
+            pooled = constrain(self.pooler(first, drop.at(1)), "batch", *[None] * (first.ndim - 1))
         if not hasattr(self, "head"):
             return hidden, pooled
         asked = hidden if places is None else gather(hidden, places)

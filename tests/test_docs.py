@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from lepjax import datasets
 from lepjax.cli import main as command
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -61,6 +62,24 @@ def test_a_command_of_the_readme_runs(line, library, home, monkeypatch, capsys):
         assert stop.value.code == 0
     else:
         assert command.run(arguments) == 0, capsys.readouterr()
+
+
+def test_the_python_of_the_readme_runs(tiny_bert, test_data, tmp_path, monkeypatch, capsys):
+    """With local folders, and few rows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LEPJAX_DATA", str(test_data))
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for given, used in (
+        ('"google-bert/bert-base-uncased"', repr(str(tiny_bert))),
+        ('datasets.load("sst2", split=["train", "validation"])', "(d.head(64) for d in LOADED)"),
+    ):
+        assert given in block
+        block = block.replace(given, used)
+    names = {"LOADED": datasets.load("sst2", split=["train", "validation"])}
+    exec(compile(block, "README.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert re.search(r"Epoch 1 \| train loss: \d\.\d{4}, dev acc: \d\.\d{4}", out)
+    assert (tmp_path / "out" / "model.safetensors").is_file() and names["history"].evaluations
 
 
 def test_links_lead_somewhere():

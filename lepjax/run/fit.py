@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,6 +15,9 @@ import numpy as np
 
 from lepjax.core.errors import CONFIGURATION, DONE, RESTART
 from lepjax.run.callbacks import Callback, Values
+
+
+KEPT = 10_000  # losses that wait on the device to be averaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,8 @@ class Loop:
     late: tuple[int, int, int, Any] | None = None
     """(step, tokens and places so far, metrics) of a logged step that the device may still be computing."""
     rate: _Rate | None = None
+    losses: collections.deque[Any] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=KEPT))
+    """Losses of the steps since somebody asked, on the device."""
 
     @property
     def last(self) -> bool:
@@ -103,6 +110,12 @@ class Loop:
         if places:
             values["train_useful_share"] = tokens / places
         self.publish(step, values)
+
+    def mean_loss(self) -> float:
+        """The mean loss of the steps of this process since it was last asked for (of the last `KEPT`). Waits for them."""
+        values = [float(value) for value in jax.device_get(list(self.losses))]
+        self.losses.clear()
+        return sum(values) / len(values) if values else math.nan
 
     def set_hparam(self, name: str, value: float) -> None:
         """Changes one live hyperparameter: same dtype, same sharding, so nothing recompiles."""
@@ -126,6 +139,7 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
         loop.clock.add("data wait", time.perf_counter() - waiting)
         loop.state, metrics = step(loop.state, batch)
         loop.step += 1
+        loop.losses.append(metrics.get("loss", math.nan))
         loop.tokens += loop.count(rows)
         loop.places += loop.size(rows) if loop.size is not None else 0
         loop.flush()

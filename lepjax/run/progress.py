@@ -107,23 +107,20 @@ class ShowEvaluation(Callback):
     """One line per evaluation: `Epoch 1 | train loss: 0.2344, dev acc: 0.8424`.
 
     `headline` names the metrics it shows; the others are in metrics.jsonl. The training loss is the mean over the steps
-    that were logged since the line before.
+    since the line before.
     """
 
     def __init__(self, console: Console, steps_per_epoch: float, headline: tuple[str, ...]) -> None:
         self.console, self.steps_per_epoch, self.headline = console, steps_per_epoch, headline
-        self._losses: list[float] = []
 
     def published(self, loop: Loop, step: int, values: Values) -> None:
         if "train_loss" in values:
-            self._losses.append(values["train_loss"])
             return
-        shown = {"train loss": sum(self._losses) / len(self._losses)} if self._losses else {}
+        shown = {"train loss": loop.mean_loss()} if loop.losses else {}
         for name, value in values.items():
             split, _, metric = name.partition("_")
             if metric in self.headline:
                 shown[f"{split} {SHORT.get(metric, metric.replace('_', ' '))}"] = value
-        self._losses = []
         epoch = step / self.steps_per_epoch
         when = f"Epoch {round(epoch)}" if abs(epoch - round(epoch)) < 0.5 / self.steps_per_epoch else f"Step {step}"
         line = ", ".join(f"{name}: {value:.4f}" for name, value in shown.items())

@@ -16,7 +16,6 @@ import numpy as np
 from lepjax.core.errors import CONFIGURATION, DONE, RESTART
 from lepjax.run.callbacks import Callback, Values
 
-
 KEPT = 10_000  # losses that wait on the device to be averaged
 
 

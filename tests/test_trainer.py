@@ -10,8 +10,6 @@ from lepjax.data.batching import Fixed, Packed
 from lepjax.experiment import EarlyStopping
 from lepjax.models import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertModel
 
-LR = {"learning_rate": 1e-2}
-
 
 @pytest.fixture(scope="module")
 def sst2(test_data):
@@ -150,6 +148,14 @@ def test_words_are_tagged(tiny_bert, test_data, tmp_path):
     assert 0.0 <= history.evaluations[-1]["dev_entity_f1"] <= 1.0
     predicted = trainer.predict(dev)
     assert [len(tags) for tags in predicted.labels] == [min(len(row), 158) for row in dev.columns["tokens"]]
+
+
+def test_tagged_words_are_not_packed(tiny_bert, test_data, tmp_path):
+    data = str(test_data / "resume_ner_zh")
+    train = datasets.load("resume_ner_zh", split="train", data_dir=data, say=lambda line: None).head(8)
+    model = BertForTokenClassification.from_pretrained(tiny_bert, num_labels=len(train.labels))
+    with pytest.raises(UserError, match="packed rows of tagged words"):
+        Trainer(model, train, max_steps=1, batching=Packed(256), run_dir=str(tmp_path), quiet=True).train()
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class Packed(Batching):
 
     length: int = 128
     """Tokens per row."""
-    slots: int = 8
+    slots: int = 16
     """Most records in a row."""
 
     def training(self, source: Lengthy, batch_size: int, seed: int, work: Work) -> tuple[Source, Indexed]:

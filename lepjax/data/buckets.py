@@ -71,6 +71,9 @@ class BucketPlan:
     seed: int
     digest: str
 
+    def __post_init__(self) -> None:
+        bucket_of(self.lengths, self.edges)  # what is too long is an error now, not when its batch is asked for
+
     @property
     def records(self) -> int:
         return len(self.lengths)
@@ -131,6 +134,9 @@ class BucketEvaluationPlan:
     lengths: np.ndarray
     edges: tuple[int, ...]
     batch_size: int
+
+    def __post_init__(self) -> None:
+        bucket_of(self.lengths, self.edges)
 
     @property
     def records(self) -> int:

@@ -38,9 +38,10 @@ class EncodedRecords:
     @functools.cached_property
     def digest(self) -> str:
         hashed = hashlib.sha256(self.starts.tobytes())
-        for columns in (self.flat, self.columns):
+        hashed.update(str(sorted(self.pads.items())).encode())
+        for kind, columns in (("flat", self.flat), ("columns", self.columns)):
             for name, array in sorted(columns.items()):
-                hashed.update(f"{name} {array.dtype} {array.shape} ".encode())
+                hashed.update(f"{kind} {name} {array.dtype} {array.shape} ".encode())
                 hashed.update(np.ascontiguousarray(array).tobytes())
         return hashed.hexdigest()
 

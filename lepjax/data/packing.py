@@ -36,6 +36,8 @@ class PackedPlan:
                 where="data.batching.length",
                 fix=f"Use {self.lengths.max()} or more.",
             )
+        if self.slots < 1:
+            raise UserError(f"{self.slots}", where="data.batching.slots", fix="Use at least 1.")
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -44,7 +46,7 @@ class PackedPlan:
     def records(self) -> int:
         return len(self.lengths)
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         kept = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "lengths"}
         return digest_of({**kept, "kind": "packed"})
@@ -52,7 +54,7 @@ class PackedPlan:
     @property
     def steps_per_epoch(self) -> float:
         """Of the first epoch; another order packs into a few batches more or less."""
-        return len(_packed(self, 0))
+        return len(self)
 
     @property
     def note(self) -> str:
@@ -61,19 +63,25 @@ class PackedPlan:
         return f"{self.records / len(self):.0f} records packed into {self.rows} x {self.length}; {share:.0%} useful"
 
     def __len__(self) -> int:
-        return len(_packed(self, 0))
+        return _count(self, 0)
 
     def batch(self, cursor: int) -> tuple[np.ndarray, np.ndarray]:
         epoch = 0
-        while cursor >= len(batches := _packed(self, epoch)):
-            cursor, epoch = cursor - len(batches), epoch + 1 if self.shuffled else epoch
-        return batches[cursor], np.full(batches[cursor].shape, epoch)
+        while cursor >= (count := _count(self, epoch)):
+            cursor, epoch = cursor - count, epoch + 1 if self.shuffled else epoch
+        ids = _packed(self, epoch)[cursor]
+        return ids, np.full(ids.shape, epoch)
 
     def shapes(self) -> list[np.ndarray]:
         return [_packed(self, 0)[0]]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # a late cursor asks for all epochs before it: numbers are kept, arrays are not
+def _count(plan: PackedPlan, epoch: int) -> int:
+    return len(_packed(plan, epoch))
+
+
+@functools.lru_cache(maxsize=4)
 def _packed(plan: PackedPlan, epoch: int) -> np.ndarray:
     """int64[batches, rows, slots]."""
     order = np.arange(plan.records)

@@ -48,6 +48,7 @@ class Tagging(EncoderTask):
         return self
 
     def terms(self, outputs: jax.Array, batch: Batch, hparams: dict[str, Any]) -> Terms:
+        _refuse_packed(batch)
         weight = weights(batch, "label_weight")
         nll = cross_entropy(outputs, batch["label"], smoothing=hparams["label_smoothing"])
         return {"nll": Term(sum=jnp.where(weight > 0, nll * weight, 0.0).sum(), weight=weight.sum())}
@@ -63,6 +64,13 @@ class Tagging(EncoderTask):
         }
 
     def measure(self, outputs: jax.Array, batch: Batch, hparams: dict[str, Any]) -> dict[str, tuple[jax.Array, ...]]:
+        _refuse_packed(batch)
         weight = weights(batch, "label_weight")
         scored = (outputs, batch["label"], weight)
         return dict.fromkeys(self.metrics(), scored) | {"loss": (cross_entropy(outputs, batch["label"]), weight)}
+
+
+def _refuse_packed(batch: Batch) -> None:
+    """An entity at the end of one record would run on into the next: scores would be wrong without a word."""
+    if "segments" in batch:
+        raise UserError("packed rows of tagged words", where="data.batching", fix="Use Buckets or Fixed.")

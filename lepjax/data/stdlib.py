@@ -63,15 +63,23 @@ def read_library(folder: pathlib.Path) -> dict[str, list[bytes]]:
 
 def split(packages: dict[str, list[bytes]], share: float) -> tuple[bytes, bytes]:
     """(train, held-out) text. Deterministic in the packages' names and contents."""
+    train, heldout = (
+        b"".join(BOUNDARY + file for name in names for file in packages[name]) for names in sides(packages, share)
+    )
+    return train, heldout
+
+
+def sides(packages: dict[str, list[bytes]], share: float) -> tuple[list[str], list[str]]:
+    """Names of the packages that train, and of those that are held out."""
     sizes = {name: sum(map(len, files)) for name, files in packages.items()}
     largest = LARGE_PACKAGE * sum(sizes.values())
-    train: list[bytes] = []
-    heldout: list[bytes] = []
+    train: list[str] = []
+    heldout: list[str] = []
     for group in groups(packages):
         drawn = int.from_bytes(hashlib.sha256(group[0].encode()).digest()[:8], "big") / 2**64
         side = heldout if drawn < share and sum(sizes[name] for name in group) <= largest else train
-        side.extend(BOUNDARY + file for name in group for file in packages[name])
-    return b"".join(train), b"".join(heldout)
+        side.extend(group)
+    return train, heldout
 
 
 def groups(packages: dict[str, list[bytes]]) -> list[list[str]]:

@@ -29,7 +29,7 @@ class UnigramEntropy(FinalEvaluation):
             f"{self.split}_loss": trained.results[f"{self.split}_loss"],
         }
         counted = int(np.isin(scored.tokens, words).sum())
-        title = f"Nats per token (lower is better); unigrams on all {counted:,} {self.split} tokens, the model on masked ones"
+        title = f"Nats per token: unigrams on all {counted:,} {self.split} tokens, the model on those it is asked for"
         return Section(title, values, tuple(zip(("unigram", "this model"), values.values(), strict=True)))
 
 

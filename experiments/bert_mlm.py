@@ -1,10 +1,11 @@
 """A small BERT from scratch: masked language modelling on the docstrings of Python's standard library.
 
-Data      1.6 MB of docstrings of the running interpreter's library; by package, some 9 % of the tokens are held out. A
-          vocabulary of 4,096 word pieces is trained on the rest
+Data      1.8 MB of docstrings of the running interpreter's library (Python 3.11.7: 409,962 tokens to train on, 41,375 held
+          out, by package). The vocabulary of 4,096 word pieces is trained on the training part
 Command   lepjax train experiments/bert_mlm.py
 Hardware  2 CPU cores
-Measured  see below
+Measured  heldout_loss 3.86 nats per masked token, accuracy 0.341; unigram_entropy 6.14 on the same text (n=1). 13 min 53 s
+          in all, niced beside much other work (load 7); some 5 min at the 16,000 tokens/s of its undisturbed moments
 
 BERT-base on Simple English Wikipedia (`wikipedia`, not run), one article per document:
     hf download wikimedia/wikipedia --repo-type dataset --include "20231101.simple/*" --local-dir wikipedia

@@ -103,7 +103,6 @@ JOBS = {
     ),
     "epoch": Job("train", 0, (("cold", "grouped", 0.65),)),
 }
-FEW = 2 * BATCH  # rows of a run that only shows that everything is in place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +241,6 @@ def compiled_steps(cache: pathlib.Path) -> set[str]:
 
 
 def compare_jobs(where: Setting, job: Job, runs: int) -> str:
-    one_round(where, dataclasses.replace(job, rows=FEW), 0)  # after this, programs and data are in the page cache
     kept = collect(lambda index: one_round(where, job, index), runs)
     lines = [f"{job.split}, {kept.results[0]['cold'].steps} steps, {machine()}"]
     for name in kept.results[0]:
@@ -297,8 +295,13 @@ def main() -> None:
         blocks, steps, loaded = (2, 2, 2) if chosen.smoke else (chosen.blocks, chosen.steps, LOADED)
         print(compare_steps(where, blocks, steps, loaded))
         return
-    job = dataclasses.replace(JOBS[chosen.part], rows=FEW) if chosen.smoke else JOBS[chosen.part]
-    print(compare_jobs(where, job, 1 if chosen.smoke else chosen.runs))
+    job = JOBS[chosen.part]
+    few = dataclasses.replace(job, rows=2 * BATCH)
+    if chosen.smoke:
+        print(compare_jobs(where, few, 1))
+        return
+    one_round(where, few, 0)  # after this, programs and data are in the page cache
+    print(compare_jobs(where, job, chosen.runs))
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ class _Run:
 
     def _utilisation(self) -> Any:
         tokens = self.built.batches(1)[0].get("tokens")
-        flops = 0.0 if tokens is None else self.experiment.model.flops_per_token(tokens.shape[1])
+        flops = 0.0 if tokens is None else self.experiment.model.flops_per_token(tokens.shape[-1])
         if not flops:
             return None
         rate = cost.matmul_rate(self.built.policy.compute)

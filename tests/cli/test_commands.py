@@ -33,6 +33,7 @@ SMALL = [
     "--data.length",
     "32",
 ]
+SMALL_ENCODER = [f"--model.architecture.{size}" for size in ("width=16", "layers=1", "heads=2")]
 
 EXPERIMENT = '''
 """A small experiment on a small text."""
@@ -225,15 +226,17 @@ def test_every_experiment_shows_its_fields(path, capsys):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
 def test_every_experiment_runs_two_steps(path, tmp_path, capsys, request, monkeypatch):
-    if "stdlib" in path.read_text():
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # vocabularies
+    if "lepjax.data.stdlib" in path.read_text() or "lepjax.data.docstrings" in path.read_text():
         library = tmp_path / "library"
         for i in range(80):
             (library / f"package{i}").mkdir(parents=True)
-            (library / f"package{i}" / "code.py").write_text(
-                "".join(f"def function_{i}_{j}(x): return x + {j}\n" for j in range(12))
+            functions = (
+                f'def function_{i}_{j}(x):\n    """Adds {j} of {i}."""\n    return x + {j}\n' for j in range(12)
             )
-        arguments = ["--data.folder", library, "--data.heldout", "0.3"]
-        arguments += SMALL
+            (library / f"package{i}" / "code.py").write_text("".join(functions))
+        sizes = SMALL if "Gpt2" in path.read_text() else SMALL_ENCODER
+        arguments = ["--data.folder", library, "--data.heldout", "0.3", *sizes]
     elif "data_dir" in path.read_text():
         data, model = request.getfixturevalue("test_data"), request.getfixturevalue("tiny_bert")
         folder = data / {"sst2_bert": "sst2", "conll_ner": "conll2003"}[path.stem]

@@ -250,9 +250,8 @@ def compare_jobs(where: Setting, job: Job, runs: int) -> str:
         share = Paired(their_seconds, our_seconds, kept.disturbance)  # the other way round: less is better
         low, high = share.interval()
         verdict = "met" if share.ratio <= most else "MISSED"
-        lines.append(
-            f"  {ours} / {theirs}   {share.ratio:.3f} [{low:.3f}, {high:.3f}]   target at most {most}: {verdict}"
-        )
+        found = f"{share.ratio:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(f"  {ours} / {theirs}   {found}   target at most {most}: {verdict}")
     return "\n".join([*lines, f"  {kept.disturbance}"])
 
 
@@ -262,9 +261,8 @@ def told(runs: list[Run]) -> str:
     parts["rest"] = [run.seconds - sum(run.parts.values()) for run in runs]
     medians = ", ".join(f"{name} {np.median(seconds):.2f}" for name, seconds in parts.items())
     scores = [run.accuracy for run in runs]
-    return (
-        f"{spread([run.seconds for run in runs])}   accuracy {np.mean(scores):.4f} +- {np.std(scores):.4f}   {medians}"
-    )
+    accuracy = f"accuracy {np.mean(scores):.4f} +- {np.std(scores):.4f}"
+    return f"{spread([run.seconds for run in runs])}   {accuracy}   {medians}"
 
 
 def main() -> None:
@@ -276,18 +274,14 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=10, help="blocks of each program (step)")
     parser.add_argument("--steps", type=int, default=5, help="steps per block (step)")
     parser.add_argument("--runs", type=int, default=3, help="rounds, each with a seed of its own (job, epoch)")
-    parser.add_argument(
-        "--smoke", action="store_true", help="2 blocks of 2 steps, 1 round over 64 rows: no measurement"
-    )
+    parser.add_argument("--smoke", action="store_true", help="2 blocks of 2 steps, 1 round of 64 rows: no measurement")
     chosen = parser.parse_args()
     if not chosen.data:
         parser.error("--data or $LEPJAX_TEST_DATA must name the data's folder")
     data = pathlib.Path(chosen.data).resolve()
     model = pathlib.Path(chosen.model).resolve() if chosen.model else data / "weights" / "minilm_l6_fp16"
     where = Setting(data / "sst2", model, chosen.peer_python)
-    os.sched_setaffinity(
-        0, sorted(os.sched_getaffinity(0))[:THREADS]
-    )  # for threads and processes that start from here on
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])  # of all threads and processes yet to start
     if chosen.smoke:
         timing.PATIENCE = 0.0  # nothing is measured: any machine is quiet enough
     if chosen.part == "step":
@@ -295,13 +289,10 @@ def main() -> None:
         blocks, steps, loaded = (2, 2, 2) if chosen.smoke else (chosen.blocks, chosen.steps, LOADED)
         print(compare_steps(where, blocks, steps, loaded))
         return
-    job = JOBS[chosen.part]
-    few = dataclasses.replace(job, rows=2 * BATCH)
-    if chosen.smoke:
-        print(compare_jobs(where, few, 1))
-        return
-    one_round(where, few, 0)  # after this, programs and data are in the page cache
-    print(compare_jobs(where, job, chosen.runs))
+    few = dataclasses.replace(JOBS[chosen.part], rows=2 * BATCH)
+    if not chosen.smoke:
+        one_round(where, few, 0)  # after this, programs and data are in the page cache
+    print(compare_jobs(where, few if chosen.smoke else JOBS[chosen.part], 1 if chosen.smoke else chosen.runs))
 
 
 if __name__ == "__main__":

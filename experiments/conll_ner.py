@@ -4,7 +4,7 @@ Data      CoNLL-2003 English, official splits: 14,041 / 3,250 / 3,453 sentences 
           hub or TFDS). The best epoch is chosen on `dev`; `test` is scored once
 Command   lepjax train experiments/conll_ner.py --model bert-base-cased
 Hardware  2 CPU cores (MiniLM-L6)
-Measured  see below
+Measured  all rows: not run yet. 1,000 sentences, 1 epoch: test_entity_f1 0.473, n=1
 """
 
 from lepjax.cli.train import main

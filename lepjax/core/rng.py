@@ -38,8 +38,13 @@ def _word(x: jax.Array | int) -> jax.Array | np.uint32:
     return np.uint32(x) if isinstance(x, int) else x.astype(jnp.uint32)
 
 
-def row_bytes(keys: jax.Array, place: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+def row_bytes(
+    keys: jax.Array, place: jax.Array | int, shape: tuple[int, ...], tokens: jax.Array | None = None, length: int = 0
+) -> jax.Array:
     """uint8[rows, *shape], uniform: every row its own, and every place in the model.
+
+    With `tokens` int32[rows or 1, k], of a sequence of `length`, the axis before the last holds these tokens alone
+    (`shape` has k there), each with the bytes it would have among all.
 
     One threefry evaluation of (row key, counter (place, index)) gives eight bytes. `jax.random.bits` takes one for each
     number, and folding a place into the keys takes another: most of what a step with dropout compiled and computed.
@@ -49,8 +54,12 @@ def row_bytes(keys: jax.Array, place: jax.Array | int, shape: tuple[int, ...]) -
     index: Any = np.uint32(0)
     stride = 1
     for axis in reversed(range(len(words))):
-        index = index + jax.lax.broadcasted_iota(jnp.uint32, words, axis) * np.uint32(stride)
-        stride *= words[axis]
+        if tokens is not None and axis == len(words) - 2:
+            along, size = tokens.astype(jnp.uint32).reshape(-1, *[1] * axis, words[axis], 1), length
+        else:
+            along, size = jax.lax.broadcasted_iota(jnp.uint32, words, axis), words[axis]
+        index = index + along * np.uint32(stride)
+        stride *= size
     first, second = (k.reshape(-1, *[1] * len(words)) for k in jax.random.key_data(keys).T)
     pair = threefry(first, second, _word(place), index)
     rows = keys.shape[0]

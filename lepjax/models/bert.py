@@ -37,10 +37,26 @@ INIT = nnx.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
+class Pick:
+    """Some tokens of each sequence: those at `places` int32[rows, k], or the first one."""
+
+    places: jax.Array | None = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[rows, length, width] -> [rows, k, width]."""
+        return x[:, :1] if self.places is None else gather(x, self.places)
+
+    def dropout(self, drop: Dropout, length: int) -> Dropout:
+        """Its noise for these tokens of a sequence of `length`: the same as where all of them are computed."""
+        return drop.picked(jnp.zeros((1, 1), jnp.int32) if self.places is None else self.places, length)
+
+
+@dataclasses.dataclass(frozen=True)
 class Head:
     """What stands on the encoder. To add one, derive a dataclass and define `module`."""
 
     pooled: ClassVar[bool] = True  # reads the first token through the pooler
+    reads_tokens: ClassVar[bool] = True  # reads hidden states besides
 
     def module(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> nnx.Module | None:
         """Called as `head(hidden, pooled, table, drop)`; see the modules below. None: no head."""
@@ -116,7 +132,7 @@ class BertModule(nnx.Module):
     """
 
     def __init__(self, config: Bert, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
-        self.arch, self.remat = arch, config.remat
+        self.arch, self.remat, self.reads_tokens = arch, config.remat, config.head.reads_tokens
         self.embeddings = Embeddings(arch, policy, rngs)
         self.encoder = Encoder(arch, config.scan, policy, rngs)
         if config.head.pooled:
@@ -142,16 +158,34 @@ class BertModule(nnx.Module):
             given = {"mask": mask, "token_types": token_types}
             flat: dict[str, Any] = {k: x.reshape(-1, length) for k, x in given.items() if x is not None}
             return self(tokens.reshape(-1, length), drop=drop.split(choices), **flat).reshape(rows, choices)
-        hidden, _ = self.encode(tokens, mask, token_types, segments, positions, drop)
+        pick = self.picks(firsts, places)
+        hidden, _ = self.encode(tokens, mask, token_types, segments, positions, drop, pick)
         pooled = None
         if hasattr(self, "pooler"):
-            first = hidden[:, 0] if firsts is None else gather(hidden, firsts)
+            if pick is None:
+                first = hidden[:, :1] if firsts is None else gather(hidden, firsts)
+            else:
+                count = 1 if firsts is None else firsts.shape[1]
+                first, hidden = hidden[:, :count], hidden[:, count:]
+            first = first[:, 0] if firsts is None else first
             first = constrain(first, "batch", *[None] * (first.ndim - 1))
             pooled = constrain(self.pooler(first, drop.at(1)), "batch", *[None] * (first.ndim - 1))
         if not hasattr(self, "head"):
             return hidden, pooled
-        asked = hidden if places is None else gather(hidden, places)
-        return self.head(asked, pooled, self.embeddings.word_embeddings, drop.at(2))
+        return self.head(hidden, pooled, self.embeddings.word_embeddings, drop.at(2))
+
+    def picks(self, firsts: jax.Array | None, places: jax.Array | None) -> Pick | None:
+        """The tokens that pooler and head read, in this order; None: all. The last layer need not compute any other,
+        which for a classifier saves most of that layer.
+        """
+        if self.reads_tokens and places is None:
+            return None
+        if firsts is None and places is None:
+            return Pick()
+        wanted = [places] if self.reads_tokens and places is not None else []
+        if hasattr(self, "pooler"):
+            wanted.insert(0, jnp.zeros_like(wanted[0][:, :1]) if firsts is None else firsts)
+        return Pick(jnp.concatenate(wanted, axis=1))
 
     def encode(
         self,
@@ -161,9 +195,12 @@ class BertModule(nnx.Module):
         segments: jax.Array | None = None,
         positions: jax.Array | None = None,
         drop: Dropout = OFF,
+        pick: Pick | None = None,
         every: bool = False,
     ) -> tuple[jax.Array, Any]:
-        """(last hidden states [rows, length, width], those after the embeddings and each layer, stacked, if `every`)."""
+        """(last hidden states [rows, length, width] or those of the picked tokens; if `every`, all those after the
+        embeddings and each layer, stacked).
+        """
         if tokens.shape[1] > self.arch.longest:
             raise UserError(
                 f"{tokens.shape[1]} tokens are more than the model's {self.arch.longest} positions",
@@ -175,7 +212,7 @@ class BertModule(nnx.Module):
             visible = same_segment(segments)
         drop = drop.at(0)
         x = self.embeddings(tokens, token_types, positions, drop.at(0))
-        out, layers = self.encoder(x, visible, drop, self.remat, every)
+        out, layers = self.encoder(x, visible, drop, self.remat, pick, every)
         return out, jnp.concatenate([x[None], layers]) if every else None
 
 
@@ -223,14 +260,25 @@ class Encoder(nnx.Module):
             self.layer = make_layers(lambda r: Layer(arch, policy, r), arch.layers, scan, rngs)
 
     def __call__(
-        self, x: jax.Array, visible: jax.Array | None, drop: Dropout, remat: bool, every: bool
+        self, x: jax.Array, visible: jax.Array | None, drop: Dropout, remat: bool, pick: Pick | None, every: bool
     ) -> tuple[jax.Array, Any]:
         def call(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
             x = layer(x, visible, drop.at(1 + index))
             return x, x if every else None
 
+        def call_last(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
+            assert pick is not None
+            return layer(x, visible, pick.dropout(drop.at(self.depth), x.shape[1]), pick), None
+
         layers = nnx.List([self.shared] * self.depth) if hasattr(self, "shared") else self.layer
-        return run_layers(layers, x, call, None, remat)
+        if pick is None:
+            return run_layers(layers, x, call, None, remat)
+        if not isinstance(layers, nnx.List):  # one layer of a scan is like the other
+            x, _ = run_layers(layers, x, call, None, remat)
+            return pick(x), None
+        *before, last = layers
+        x, _ = run_layers(nnx.List(before), x, call, None, remat)
+        return run_layers(nnx.List([last]), x, call_last, None, remat)
 
 
 class Layer(nnx.Module):
@@ -240,9 +288,10 @@ class Layer(nnx.Module):
         self.attention = Attention(arch, policy, rngs)
         self.mlp = Mlp(arch, policy, rngs)
 
-    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout) -> jax.Array:
-        x = constrain(self.attention(x, visible, drop.at(0)), "batch", "length", None)
-        return constrain(self.mlp(x, drop.at(1)), "batch", "length", None)
+    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout, pick: Pick | None = None) -> jax.Array:
+        along = "length" if pick is None else None
+        x = constrain(self.attention(x, visible, drop.at(0), pick), "batch", along, None)
+        return constrain(self.mlp(x, drop.at(1)), "batch", along, None)
 
 
 class Attention(nnx.Module):
@@ -254,16 +303,22 @@ class Attention(nnx.Module):
         self.output = linear(arch.width, arch.width, ("heads", "embed"), policy, rngs)
         self.norm = layer_norm(arch.width, arch, policy, rngs)
 
-    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout) -> jax.Array:
-        rows, length, width = x.shape
+    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout, pick: Pick | None = None) -> jax.Array:
+        """All tokens are seen; those that `pick` takes (None: all) look."""
+        asking = x
+        if pick is not None:
+            asking = pick(x)
+            if visible is not None and visible.shape[2] > 1:
+                visible = pick(visible[:, 0])[:, None]
 
-        def heads(project: Callable[[jax.Array], jax.Array]) -> jax.Array:
-            y = by_token(project, x).reshape(rows, length, self.heads, width // self.heads)
-            return constrain(y, "batch", "length", "heads", None)
+        def heads(project: Callable[[jax.Array], jax.Array], x: jax.Array, along: str | None = "length") -> jax.Array:
+            y = by_token(project, x).reshape(*x.shape[:2], self.heads, -1)
+            return constrain(y, "batch", along, "heads", None)
 
-        out = attention(heads(self.query), heads(self.key), heads(self.value), mask=visible, drop=drop.at(0))
-        out = by_token(self.output, out.reshape(rows, length, width))
-        return self.norm(x + drop.at(1)(out))
+        query = heads(self.query, asking, "length" if pick is None else None)
+        out = attention(query, heads(self.key, x), heads(self.value, x), mask=visible, drop=drop.at(0))
+        out = by_token(self.output, out.reshape(asking.shape))
+        return self.norm(asking + drop.at(1)(out))
 
 
 class Mlp(nnx.Module):

@@ -24,6 +24,7 @@ class SequenceClassification(Head):
 
     num_labels: int = 2
     """Classes; 1 for regression."""
+    reads_tokens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check(self.num_labels)
@@ -50,6 +51,8 @@ class TokenClassification(Head):
 @dataclasses.dataclass(frozen=True)
 class MultipleChoice(Head):
     """Scores [rows, choices]; tokens are [rows, choices, length]."""
+
+    reads_tokens: ClassVar[bool] = False
 
     def module(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
         return Classifier(arch, 1, "pooled", policy, rngs)
@@ -78,6 +81,8 @@ class MaskedLM(Head):
 @dataclasses.dataclass(frozen=True)
 class NextSentence(Head):
     """Logits [rows, 2]: 0 where the second sentence follows the first."""
+
+    reads_tokens: ClassVar[bool] = False
 
     def module(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
         _check_relation(arch)

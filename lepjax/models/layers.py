@@ -61,7 +61,7 @@ def run_layers(layers: Any, x: jax.Array, call: Callable[..., tuple[jax.Array, A
             step, params = pure(layer)
             x, y = step(x, (params, i, jax.tree.map(lambda a, i=i: a[i], xs)))
             ys.append(y)
-        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *ys)
+        return x, jax.tree.map(lambda *parts: jnp.stack(parts), *ys) if ys else None
     step, params = pure(layers)
     count = jax.tree.leaves(params)[0].shape[0]
     return jax.lax.scan(step, x, (params, jnp.arange(count), xs))

@@ -20,6 +20,7 @@ class Dropout:
     keys  Key[rows], one per row of x; None in evaluation
 
     place what tells the noise of one use from that of another
+    tokens, length  where x holds some tokens of a sequence only; see `picked`
 
     An element's noise is one byte: drawing words costs more than what they are drawn for. So the rate is rounded to a
     256th (0.1 is 0.1016), and values are scaled for the rate as rounded: the expectation is exact.
@@ -28,12 +29,20 @@ class Dropout:
     rate: Any = None
     keys: Any = None
     place: Any = 0
+    tokens: Any = None
+    length: int = dataclasses.field(default=0, metadata={"static": True})
 
     def at(self, place: jax.Array | int) -> Dropout:
         """The dropout of one place (a layer, a sublayer): other noise, same rate."""
         if self.rate is None or self.keys is None:
             return self
         return dataclasses.replace(self, place=rng.place(self.place, place))
+
+    def picked(self, tokens: jax.Array, length: int) -> Dropout:
+        """For x whose axis before the last holds only these tokens, int32[rows or 1, k], of a sequence of `length`: each
+        gets the noise it would have among all of them.
+        """
+        return dataclasses.replace(self, tokens=tokens, length=length)
 
     def split(self, count: int) -> Dropout:
         """For x whose rows were each cut into `count`: [rows * count, ...]."""
@@ -47,7 +56,7 @@ class Dropout:
         if self.rate is None or self.keys is None:
             return x
         kept = jnp.round(256 * (1.0 - self.rate))  # of 256 bytes
-        mask = rng.row_bytes(self.keys, self.place, x.shape[1:]) < kept.astype(jnp.uint16)
+        mask = rng.row_bytes(self.keys, self.place, x.shape[1:], self.tokens, self.length) < kept.astype(jnp.uint16)
         # In float32: 256 is close to float16's infinity. A rate of 1 keeps nothing, and its gradient is zero, not 0 * inf.
         factor = jnp.where(kept > 0, 256 / jnp.maximum(kept, 1.0), 0.0)
         return jnp.where(mask, x * factor.astype(x.dtype), jnp.zeros((), x.dtype))

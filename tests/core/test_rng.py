@@ -85,6 +85,18 @@ def test_row_bytes_are_uniform_and_belong_to_their_row():
     assert abs(np.corrcoef(drawn.reshape(12, -1)) - np.eye(12)).max() < 5 / 4001**0.5
 
 
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_some_tokens_have_the_bytes_they_have_among_all(lead):
+    keys, length, width = rng.row_keys(KEY, 2), 7, 13
+    everything = rng.row_bytes(keys, 5, (*lead, length, width))
+    tokens = jnp.array([[6, 0, 3], [1, 1, 5]])
+    some = rng.row_bytes(keys, 5, (*lead, 3, width), tokens, length)
+    index = tokens.reshape(2, *[1] * len(lead), 3, 1)
+    np.testing.assert_array_equal(some, jnp.take_along_axis(everything, index, axis=-2))
+    with pytest.raises(AssertionError):  # counted among themselves they would have others
+        np.testing.assert_array_equal(some, rng.row_bytes(keys, 5, (*lead, 3, width)))
+
+
 def test_a_place_is_the_same_number_traced_or_not():
     path = (0, 3, 12, 1)
     traced = jax.jit(lambda steps: functools.reduce(rng.place, steps, 0))([jnp.int32(i) for i in path])

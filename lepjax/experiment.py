@@ -36,7 +36,8 @@ from lepjax.tasks.task import Task, make_loss, make_measure
 class Length:
     """How long to train, or how often to evaluate."""
 
-    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
+    def in_steps(self, steps_per_epoch: float, records: int) -> int:
+        """Optimizer steps, where an epoch has `records` records and takes `steps_per_epoch`."""
         raise TypeError(f"{type(self).__name__} must define in_steps")
 
 
@@ -47,7 +48,7 @@ class Steps(Length):
     steps: int = 1000
     """Optimizer steps."""
 
-    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
+    def in_steps(self, steps_per_epoch: float, records: int) -> int:
         return self.steps
 
 
@@ -58,7 +59,7 @@ class Epochs(Length):
     epochs: float = 1.0
     """Passes over the data."""
 
-    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
+    def in_steps(self, steps_per_epoch: float, records: int) -> int:
         return math.ceil(round(self.epochs * steps_per_epoch, 6))  # 3 * (7 / 3) is a little more than 7
 
 
@@ -69,8 +70,8 @@ class Examples(Length):
     examples: int = 100_000
     """Examples."""
 
-    def in_steps(self, steps_per_epoch: float, batch_size: int) -> int:
-        return -(-self.examples // batch_size)
+    def in_steps(self, steps_per_epoch: float, records: int) -> int:
+        return Epochs(self.examples / records).in_steps(steps_per_epoch, records)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +175,8 @@ class Built:
     source: Source
     """The training source as the plan reads it."""
     plan: Indexed
+    scoring: dict[str, tuple[Source, Any]]
+    """The same for every split that is scored, by name."""
     work: Work
     total_steps: int
     step: Step
@@ -186,15 +189,19 @@ class Built:
     def evaluate_every(self) -> int:
         """Steps between evaluations; 0: at the end only."""
         every = self.experiment.evaluate_every
-        return every.in_steps(self.plan.steps_per_epoch, self.experiment.data.batch_size)
+        return every.in_steps(self.plan.steps_per_epoch, self.plan.records)
 
     def batches(self, count: int = 1) -> Batches:
         """The first `count` batches of the plan."""
         return Batches(self.source, self.plan, count)
 
 
-def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Built:
-    """Composes everything a run needs. Raises `UserError` for what does not fit, before anything is compiled."""
+def build(experiment: Experiment, devices: list[jax.Device] | None = None, passes: float | None = None) -> Built:
+    """Composes everything a run needs. Raises `UserError` for what does not fit, before anything is compiled.
+
+    `passes` over the training records are what the plan's shapes are chosen for; None takes the experiment's length. A run
+    keeps those it began with: other shapes would be another plan.
+    """
     check_seed(experiment.seed)
     devices = jax.devices() if devices is None else devices
     sizes = sharding.parse_mesh(experiment.mesh, len(devices))
@@ -207,10 +214,15 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Bu
     check_vocabulary(experiment, splits)
     check_labels(experiment, splits)
     task = experiment.task.on(splits)
-    passes = experiment.length.in_steps(len(splits.train) / experiment.data.batch_size, experiment.data.batch_size)
-    work = Work(passes * experiment.data.batch_size / len(splits.train), experiment.model.flops_per_token)
+    records, rows = len(splits.train), experiment.data.batch_size
+    if passes is None:
+        passes = experiment.length.in_steps(records / rows, records) * rows / records
+    work = Work(passes, experiment.model.flops_per_token)
     source, plan = experiment.data.training(splits.train, experiment.seed, work)
-    total_steps = experiment.length.in_steps(plan.steps_per_epoch, experiment.data.batch_size)
+    total_steps = experiment.length.in_steps(plan.steps_per_epoch, plan.records)
+    rows = -(-(experiment.evaluation_batch_size or rows) // placement.batch_ways) * placement.batch_ways
+    scored = {**splits.evaluation, **splits.final}
+    scoring = {name: experiment.data.scoring(source, rows, work) for name, source in scored.items()}
     hparams = experiment.hparams(total_steps)
     optimizer = experiment.optimizer.build(model.leaves)
     loss = freezing(make_loss(task, model), experiment.optimizer.frozen(model.leaves))
@@ -240,6 +252,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None) -> Bu
         splits=splits,
         source=source,
         plan=plan,
+        scoring=scoring,
         work=work,
         total_steps=total_steps,
         step=step,

@@ -113,9 +113,14 @@ class Bert(Model):
         return bert_weights.read(hub.folder(self.pretrained), leaves, self.arch, type(self.head).__name__).values
 
     def flops_per_token(self, length: int) -> float:
-        """6 per matrix parameter of the layers and 12 * layers * width * length for attention (Chowdhery et al., 2022)."""
+        """6 per matrix parameter of the layers and 12 * layers * width * length for attention (Chowdhery et al., 2022).
+
+        Where the head reads a few tokens only, of the last layer all tokens need but keys and values.
+        """
         a = self.arch
-        return 6.0 * a.layers * a.width * (4 * a.width + 2 * a.mlp_width) + 12.0 * a.layers * a.width * length
+        whole = a.layers if self.head.reads_tokens else a.layers - 1
+        matrices = whole * (4 * a.width + 2 * a.mlp_width) + (a.layers - whole) * 2 * a.width
+        return 6.0 * a.width * matrices + 12.0 * whole * a.width * length
 
 
 class BertModule(nnx.Module):

@@ -23,12 +23,9 @@ def outputs(trained: Trained, split: str) -> tuple[Any, Any]:
     sources = {**built.splits.evaluation, **built.splits.final}
     if split not in sources:
         raise UserError(f"no split {split!r}", where="final.split", fix=f"There are {', '.join(sources)}.")
-    source, experiment = sources[split], built.experiment
-    wanted = experiment.evaluation_batch_size or experiment.data.batch_size
-    rows = -(-wanted // built.placement.batch_ways) * built.placement.batch_ways
-    arranged, plan = experiment.data.scoring(source, rows, built.work)
-    apply = applied(experiment.task, built.model)
-    return source, predict(apply, trained.params, trained.state.model_state, arranged, plan, built.placement)
+    arranged, plan = built.scoring[split]
+    apply = applied(built.experiment.task, built.model)
+    return sources[split], predict(apply, trained.params, trained.state.model_state, arranged, plan, built.placement)
 
 
 @dataclasses.dataclass(frozen=True)

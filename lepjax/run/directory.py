@@ -1,6 +1,7 @@
 """The run directory: one experiment, one writer, everything that the run leaves behind.
 
 experiment.json  class names and fields; rebuilds the experiment without the script
+plan.json        what the plan's shapes were chosen for when the run began
 manifest.json    versions, devices, flags, plan fingerprint of the latest start
 metrics.jsonl    one line per logged step or evaluation, and TensorBoard events beside it
 checkpoints/     see run.checkpoint
@@ -59,6 +60,15 @@ class RunDirectory:
         """The experiment this directory belongs to, or None for a new one."""
         file = self.path / "experiment.json"
         return experiments.from_json(files.read_json(file), str(file)) if file.exists() else None
+
+    def passes(self) -> float | None:
+        """The passes over the data that the plan's shapes were chosen for; None for a new run."""
+        file = self.path / "plan.json"
+        return float(files.read_json(file)["passes"]) if file.exists() else None
+
+    def keep_passes(self, passes: float) -> None:
+        if self.passes() is None:
+            files.write_json(self.path / "plan.json", {"passes": passes})
 
     def claim(self, experiment: Experiment) -> None:
         """Makes the directory this process's and this experiment's, or raises `UserError` and changes nothing."""

@@ -12,7 +12,6 @@ from lepjax.core.errors import RESTART, UserError, nearest
 from lepjax.core.metrics import Metric
 from lepjax.core.state import State
 from lepjax.data.loader import Batches, placed_ahead, read_ahead
-from lepjax.data.source import Source
 from lepjax.experiment import Built
 from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import by_shape, planned_shapes
@@ -27,19 +26,17 @@ class Evaluator:
     def __init__(self, built: Built) -> None:
         self.built = built
         self.metrics = built.experiment.task.metrics()
-        self._splits = {name: self._prepare(source) for name, source in built.splits.evaluation.items()}
-        self._final = {name: self._prepare(source) for name, source in built.splits.final.items()}
+        self._splits = {name: self._prepare(name) for name in built.splits.evaluation}
+        self._final = {name: self._prepare(name) for name in built.splits.final}
 
     @property
     def names(self) -> list[str]:
         """`<split>_<metric>` for all that `__call__` returns."""
         return [f"{split}_{metric}" for split in self._splits for metric in self.metrics]
 
-    def _prepare(self, source: Source) -> Prepared:
-        experiment, placement = self.built.experiment, self.built.placement
-        wanted = experiment.evaluation_batch_size or experiment.data.batch_size
-        rows = -(-wanted // placement.batch_ways) * placement.batch_ways
-        arranged, plan = experiment.data.scoring(source, rows, self.built.work)
+    def _prepare(self, split: str) -> Prepared:
+        placement = self.built.placement
+        arranged, plan = self.built.scoring[split]
         shapes = planned_shapes(arranged, plan.shapes(), placement)
         state = self.built.abstract
         with placement.scope():

@@ -62,12 +62,13 @@ def train(
     clock = Clock()
     clock.add("import", import_seconds)
     use_compile_cache()
-    with clock.phase("data"):
-        built = experiments.build(experiment)
-    check_monitors(experiment, built)
     directory = RunDirectory(default_path(name, experiment))
+    with clock.phase("data"):
+        built = experiments.build(experiment, passes=directory.passes())
+    check_monitors(experiment, built)
     before = directory.experiment() if directory.path.is_dir() else None
     directory.claim(experiment)
+    directory.keep_passes(built.work.epochs)
     checkpoints = Checkpoints(directory.checkpoints, say=lambda line: console.print(f"lepjax: {line}", highlight=False))
     try:
         with StopOnSignal() as signals:

@@ -14,7 +14,7 @@ from lepjax.data.batching import Batching, Buckets, Fixed, Packed
 from lepjax.data.buckets import BucketPlan
 from lepjax.data.encoded import EncodedRecords
 from lepjax.data.source import Data, Splits
-from lepjax.experiment import Experiment, Steps, build
+from lepjax.experiment import Examples, Experiment, Steps, build
 from lepjax.models.bert import Bert
 from lepjax.models.bert_family import BertArchitecture
 from lepjax.models.bert_heads import SequenceClassification
@@ -184,6 +184,23 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path, batching, whole, requ
     assert plan.batch(at)[1].max() > 0, "and it is not the first"
     assert list(losses) == list(range(1, STEPS + 1)) and len(set(losses.values())) == STEPS
     assert resumed(tmp_path, batching, at) == losses
+
+
+def test_a_longer_run_keeps_the_shapes_it_began_with(tmp_path):
+    batching = Buckets(compile_seconds=30.0, flops_per_second=1e6)  # asks for more shapes the more steps there are
+    short, longer = (experiment(batching, length=Steps(n), run_dir=str(tmp_path / "run")) for n in (4, 4000))
+    assert build(longer).plan.edges != build(short).plan.edges, "chosen anew they would be others"
+    train(short, console=QUIET)
+    outcome = train(longer, callbacks=[Interrupt(6)], console=QUIET)
+    assert (outcome.code, outcome.result["steps"]) == (75, 6)
+    assert outcome.directory.passes() == build(short).work.epochs
+
+
+def test_examples_count_records_also_where_rows_hold_several():
+    packed, padded = (build(experiment(b, length=Examples(90))) for b in (PACKED, BUCKETS))
+    for built in (packed, padded):
+        assert built.total_steps == 2 * built.plan.steps_per_epoch
+    assert packed.total_steps < padded.total_steps
 
 
 def test_sabotage_a_cursor_that_is_off_by_one_is_noticed(tmp_path, monkeypatch, bucketed_run):

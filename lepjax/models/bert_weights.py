@@ -74,6 +74,6 @@ def write(params: Any, leaves: Leaves, arch: Architecture, head: str) -> dict[st
         for index, name in enumerate(leaf.names):
             array = host[index] if leaf.stacked else host
             tensors[arch.their_name(name, head)] = array.T if name.endswith(".kernel") else array
-    if head == "Head":  # a bare encoder is saved without the prefix
+    if head in ("Head", "Unpooled"):  # a bare encoder is saved without the prefix
         return {name.removeprefix(arch.base): array for name, array in tensors.items()}
     return tensors

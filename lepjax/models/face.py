@@ -47,6 +47,7 @@ HF_HEADS = {
     heads.MaskedLM: "ForMaskedLM",
     heads.NextSentence: "ForNextSentencePrediction",
     heads.PreTraining: "ForPreTraining",
+    heads.Unpooled: "Model",
     Head: "Model",
 }
 
@@ -239,6 +240,7 @@ RobertaForTokenClassification = _class(RobertaArchitecture, heads.TokenClassific
 RobertaForMaskedLM = _class(RobertaArchitecture, heads.MaskedLM)
 RobertaForQuestionAnswering = _class(RobertaArchitecture, heads.QuestionAnswering, SpanModel)
 RobertaForMultipleChoice = _class(RobertaArchitecture, heads.MultipleChoice)
+DistilBertModel = _class(DistilBertArchitecture, heads.Unpooled, BareModel)
 DistilBertForSequenceClassification = _class(DistilBertArchitecture, heads.SequenceClassification)
 DistilBertForTokenClassification = _class(DistilBertArchitecture, heads.TokenClassification)
 DistilBertForMaskedLM = _class(DistilBertArchitecture, heads.MaskedLM)

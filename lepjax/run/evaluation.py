@@ -26,6 +26,7 @@ class Evaluator:
     def __init__(self, built: Built) -> None:
         self.built = built
         self.metrics = built.experiment.task.metrics()
+        self._programs: dict[Any, Any] = {}  # splits share those of equal shapes
         self._splits = {name: self._prepare(name) for name in built.splits.evaluation}
         self._final = {name: self._prepare(name) for name in built.splits.final}
 
@@ -38,15 +39,17 @@ class Evaluator:
         placement = self.built.placement
         arranged, plan = self.built.scoring[split]
         shapes = planned_shapes(arranged, plan.shapes(), placement)
-        state = self.built.abstract
         with placement.scope():
-            measure = jax.jit(self.built.measure, out_shardings=placement.replicated)
-            compiled = by_shape(
-                lambda batch: measure.lower(state.params, state.model_state, batch, state.hparams).compile(),
-                shapes,
-                argument=2,
-            )
+            compiled = by_shape(self._compile, shapes, argument=2)
         return Batches(arranged, plan, len(plan)), {name: shape.sharding for name, shape in shapes[0].items()}, compiled
+
+    def _compile(self, batch: Any) -> Any:
+        state, shape = self.built.abstract, tuple((name, x.shape, x.dtype) for name, x in sorted(batch.items()))
+        if shape not in self._programs:
+            measure = jax.jit(self.built.measure, out_shardings=self.built.placement.replicated)
+            lowered = measure.lower(state.params, state.model_state, batch, state.hparams)
+            self._programs[shape] = lowered.compile()
+        return self._programs[shape]
 
     def final(self, state: State) -> dict[str, float]:
         """Metrics of the splits that are scored once, after training."""

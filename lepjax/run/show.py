@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +35,7 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     if in_notebook():
         say(console, f"model    {len(rows)} arrays, {sum(math.prod(row.shape) for row in rows):,} parameters")
     else:
-        parameter_table(console, rows)
+        parameter_table(console, layers_folded(rows))
     for note in built.splits.notes:
         say(console, f"data     {note}")
     looked_at = built.batches(min(built.total_steps, 16 if built.plan.note else 1))  # of unequal batches, a few
@@ -52,6 +54,28 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     if built.plan.note:
         say(console, f"shapes   {built.plan.note}")
     say(console, f"run      {path}")
+
+
+def layers_folded(rows: Sequence[Explained]) -> list[Explained]:
+    """Equal parameters of all layers as one line, as if they were stacked. `lepjax explain` shows each alone."""
+    groups: dict[Any, list[Explained]] = {}
+    for row in rows:
+        name = re.sub(r"\.\d+\.", ".*.", row.name)
+        groups.setdefault((name, row.shape, row.dtype, row.axes, row.spec), []).append(row)
+    return [same[0] if len(same) == 1 else _folded(key[0], same) for key, same in groups.items()]
+
+
+def _folded(name: str, same: list[Explained]) -> Explained:
+    one = same[0]
+    return dataclasses.replace(
+        one,
+        name=name,
+        shape=(len(same), *one.shape),
+        axes=("layers", *one.axes),
+        spec=PartitionSpec(None, *one.spec) if any(one.spec) else one.spec,
+        bytes=sum(row.bytes for row in same),
+        bytes_per_device=sum(row.bytes_per_device for row in same),
+    )
 
 
 def parameter_table(console: Console, rows: Sequence[Explained]) -> None:
@@ -74,7 +98,7 @@ def parameter_table(console: Console, rows: Sequence[Explained]) -> None:
         )
     total, local = sum(row.bytes for row in rows), sum(row.bytes_per_device for row in rows)
     count = sum(math.prod(row.shape) for row in rows)
-    table.add_row(f"{len(rows)} arrays", f"{count:,} parameters", "", "", "", f"{total:,}", f"{local:,}", style="bold")
+    table.add_row("total", f"{count:,} parameters", "", "", "", f"{total:,}", f"{local:,}", style="bold")
     wide = console if console.is_terminal else Console(file=console.file, width=200, quiet=console.quiet)
     wide.print(table)
 

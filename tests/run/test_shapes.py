@@ -154,6 +154,16 @@ def test_a_record_that_fits_nowhere_is_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_splits_of_equal_shapes_share_their_programs():
+    built = build(experiment(PACKED))
+    twice = dataclasses.replace(built.splits, final={"test": built.splits.evaluation["dev"]})
+    built = dataclasses.replace(built, splits=twice, scoring={**built.scoring, "test": built.scoring["dev"]})
+    evaluator = Evaluator(built)
+    state = built.init()
+    assert list(evaluator(state).values()) == list(evaluator.final(state).values())
+    assert len(evaluator._programs) == 1
+
+
 # ---- resuming ----
 
 

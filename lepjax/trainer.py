@@ -131,18 +131,22 @@ class Trainer:
         )
 
     def train(self) -> History:
-        """Trains, or goes on where the same training stopped; a finished one only tells its result."""
+        """Trains, or goes on where the same training stopped; a finished one only tells its result.
+
+        However it ends (done, interrupted, diverged), `trainer.model` has the best parameters so far, or the last ones where
+        nothing was evaluated yet or no metric chooses.
+        """
         if not self._data.train:
             raise UserError("no train_dataset", where="Trainer", fix="Pass one to train.")
         # Plain lines in a notebook: rich would make a block of HTML of each.
         console = Console(quiet=self.quiet or jax.process_index() != 0, force_jupyter=False)
         outcome = train(self.experiment, "trainer", callbacks=[Report()], console=console)
         trained = outcome.trained
-        if trained is None and outcome.result["status"] == "done":
-            trained, _ = open_run(outcome.directory, self.experiment, "best" if self.experiment.best else "last")
-        if trained is not None:
-            params = jax.tree.map(jnp.asarray, jax.device_get(trained.params))
-            self.model = dataclasses.replace(self.model, params=params, new=())
+        if trained is None:
+            chosen = outcome.result.get("best", {}).get("step", -1) > 0
+            trained, _ = open_run(outcome.directory, self.experiment, "best" if chosen else "last")
+        params = jax.tree.map(jnp.asarray, jax.device_get(trained.params))
+        self.model = dataclasses.replace(self.model, params=params, new=())
         return History(_evaluations(outcome.directory), outcome.result, str(outcome.directory.path))
 
     def evaluate(self, dataset: Dataset | None = None) -> dict[str, float]:

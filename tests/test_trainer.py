@@ -9,6 +9,8 @@ from lepjax.core.errors import UserError
 from lepjax.data.batching import Fixed, Packed
 from lepjax.experiment import EarlyStopping
 from lepjax.models import BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification, BertModel
+from lepjax.report.html import Report
+from lepjax.run.fit import interrupted
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,27 @@ def test_the_same_trainer_again_only_tells_the_result(trained, tiny_bert, sst2):
     told = again.train()
     assert told.result == history.result and told.evaluations == history.evaluations
     jax.tree.map(np.testing.assert_array_equal, again.model.params, trained[0].model.params)
+
+
+class Interrupted(Report):
+    """Ends the run as Ctrl-C would, at a step after the best epoch (the third step of the second)."""
+
+    def stepped(self, loop):
+        if loop.step == 11:
+            loop.stop = interrupted("Ctrl-C")
+
+
+def test_an_interrupted_training_leaves_the_best_parameters(trained, tiny_bert, sst2, tmp_path, monkeypatch):
+    history = trained[1]
+    monkeypatch.setattr("lepjax.trainer.Report", Interrupted)
+    trainer = fitted(tiny_bert, sst2, tmp_path)
+    told = trainer.train()
+    assert told.result["status"] == "interrupted" and told.result["best"]["step"] == 8
+    assert trainer.evaluate()["loss"] == pytest.approx(history.evaluations[0]["dev_loss"], rel=1e-5)
+    last = fitted(tiny_bert, sst2, tmp_path / "last", best="")
+    last.train()
+    with pytest.raises(AssertionError):  # without a metric to choose by, it is the last
+        jax.tree.map(np.testing.assert_array_equal, last.model.params, trainer.model.params)
 
 
 def test_a_saved_model_says_the_same(trained, sst2, tmp_path):

@@ -20,7 +20,7 @@ from lepjax.core.fields import hparam, runtime
 from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
-from lepjax.models import bert_weights, pretrained
+from lepjax.models import pretrained, weights
 from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
 from lepjax.models.layers import by_token, look_up, make_layers, run_layers
 from lepjax.models.model import Model
@@ -107,10 +107,10 @@ class Bert(Model):
         return {} if self.dropout is None else {"dropout": self.dropout}
 
     def weights(self, leaves: Leaves) -> dict[str, Any]:
-        """The pretrained values of all parameters but those of a new head; see `bert_weights.read`."""
+        """The pretrained values of all parameters but those of a new head; see `weights.read`."""
         if not self.pretrained:
             return {}
-        return bert_weights.read(hub.folder(self.pretrained), leaves, self.arch, type(self.head).__name__).values
+        return weights.read(hub.folder(self.pretrained), leaves, self.arch.naming(type(self.head).__name__)).values
 
     def flops_per_token(self, length: int) -> float:
         """6 per matrix parameter of the layers and 12 * layers * width * length for attention (Chowdhery et al., 2022).

@@ -7,13 +7,11 @@ a relative, derive from `Architecture` and enter it in `FAMILIES`.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lepjax.core.errors import UserError, nearest
-
-Renames = tuple[tuple[str, str], ...]  # (our prefix, their prefix); the longest that matches counts
+from lepjax.models.weights import Naming, Renames
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
@@ -104,15 +102,10 @@ class Architecture:
     def embedding_width(self) -> int:
         return self.width
 
-    def their_name(self, name: str, head: str) -> str:
-        """What the Hugging Face class of this family with the head `head` calls our parameter `name`."""
-        for table, base in ((self.head_names(head), ""), (self.renames, self.base)):
-            for ours, theirs in table:
-                pattern = re.escape(ours).replace(r"\*", r"(\d+)")
-                if found := re.match(pattern, name):
-                    prefix = theirs.replace("*", found.group(1)) if found.groups() else theirs
-                    return base + prefix + _leaf(name[found.end() :])
-        return self.base + _leaf(name)
+    def naming(self, head: str) -> Naming:
+        """The names that the Hugging Face class of this family with the head `head` uses."""
+        tables = ((self.head_names(head), ""), (self.renames, self.base))
+        return Naming(tables, self.base, may_lack=("head.", "pooler."), bare=head in ("Head", "Unpooled"))
 
     def head_names(self, head: str) -> Renames:
         return self.head_renames
@@ -123,11 +116,6 @@ class Architecture:
         values = {key: getattr(self, ours) for ours, key in self.keys.items()}
         activation = self.keys["activation"]
         return {"model_type": self.model_type, **values, activation: theirs[values[activation]]}
-
-
-def _leaf(name: str) -> str:
-    """Our names of arrays -> torch's."""
-    return re.sub(r"(^|\.)(kernel|scale|embedding)$", r"\1weight", name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lepjax.core.errors import UserError
 from lepjax.core.functional import Functional
 from lepjax.core.precision import policy
 from lepjax.models import bert_heads as heads
-from lepjax.models import bert_weights, pretrained
+from lepjax.models import pretrained, weights
 from lepjax.models.bert import Bert, Head
 from lepjax.models.bert_family import (
     AlbertArchitecture,
@@ -105,7 +105,7 @@ class EncoderModel:
         """
         recipe, labels = cls._recipe(str(name), options)
         folder, functional = hub.folder(recipe.pretrained), _functional(recipe)
-        loaded = bert_weights.read(folder, functional.leaves, recipe.arch, cls.head.__name__)
+        loaded = weights.read(folder, functional.leaves, recipe.arch.naming(cls.head.__name__))
         values = {**loaded.values, **_drawn(functional, loaded.new, seed)}
         params = jax.tree.map(lambda x: jnp.asarray(values[x.name]), functional.leaves, is_leaf=parameters.is_leaf)
         return cls(recipe, params, labels, loaded.new, loaded.unused)
@@ -160,7 +160,7 @@ class EncoderModel:
         """Writes config.json, model.safetensors and the tokenizer's files; transformers loads the folder."""
         target = pathlib.Path(folder)
         arch, head = self.recipe.arch, type(self.recipe.head)
-        tensors = bert_weights.write(self.params, self.functional.leaves, arch, head.__name__)
+        tensors = weights.write(self.params, self.functional.leaves, arch.naming(head.__name__))
         config = {**arch.config(), "architectures": [arch.hf_class + HF_HEADS[head]], "torch_dtype": "float32"}
         count = getattr(self.recipe.head, "num_labels", 0)
         if count:

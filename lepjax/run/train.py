@@ -115,13 +115,14 @@ class _Run:
         show.before_training(self.console, self.experiment, self.built, self.directory.path)
         state, meta = self._restore_or_init(start, before)
         self.directory.forget_after(start or 0)
+        utilisation = self._utilisation()  # while nothing else computes: after compiling, threads still write the cache
         evaluator, step, stream = self._compile(state)
         best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
         loop = Loop(
             state=state,
             step=start or 0,
             total_steps=self.built.total_steps,
-            callbacks=self._callbacks(evaluator, best),
+            callbacks=self._callbacks(evaluator, best, utilisation),
             log_every=self.experiment.log_every,
             count=self.experiment.task.tokens,
             size=(lambda rows: rows["tokens"].size) if plan.note else None,
@@ -145,12 +146,12 @@ class _Run:
             self.checkpoints.wait()
         return self._conclude(loop, best, evaluator)
 
-    def _callbacks(self, evaluator: Evaluator, best: Best | None) -> tuple[Callback, ...]:
+    def _callbacks(self, evaluator: Evaluator, best: Best | None, utilisation: Any) -> tuple[Callback, ...]:
         experiment = self.experiment
         main = jax.process_index() == 0
         chosen: list[Callback | None] = [
             LogMetrics(self.directory) if main else None,
-            ShowProgress(self.console, self._utilisation()) if main else None,
+            ShowProgress(self.console, utilisation) if main else None,
             ShowEvaluation(self.console, self.built.plan.steps_per_epoch, experiment.task.headline) if main else None,
             best,
             StopEarly(experiment.early_stopping) if experiment.early_stopping else None,

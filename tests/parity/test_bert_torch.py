@@ -18,7 +18,7 @@ import pytest
 
 from lepjax.core import parameters
 from lepjax.models import bert_heads as heads
-from lepjax.models import bert_weights, face
+from lepjax.models import face, weights
 from lepjax.models.bert import Head
 from lepjax.tasks.classification import Classification
 from lepjax.tasks.masked_lm import MaskedLanguageModeling, PreTraining
@@ -207,7 +207,7 @@ def loss_and_gradients(model, task, batch):
 
     value, gradients = jax.jit(jax.value_and_grad(total))(model.params)
     head = type(model.recipe.head).__name__
-    return value, bert_weights.write(gradients, model.functional.leaves, model.recipe.arch, head)
+    return value, weights.write(gradients, model.functional.leaves, model.recipe.arch.naming(head))
 
 
 def their_loss_and_gradients(case):
@@ -373,7 +373,7 @@ def test_other_dtypes(case, dtype, tmp_path):
     ours = load(dataclasses.replace(case, folder=tmp_path))
     assert {x.dtype for x in jax.tree.leaves(ours.params)} == {np.dtype(np.float32)}
     head = type(ours.recipe.head).__name__
-    written = bert_weights.write(ours.params, ours.functional.leaves, ours.recipe.arch, head)
+    written = weights.write(ours.params, ours.functional.leaves, ours.recipe.arch.naming(head))
     rounded = theirs.float().state_dict()
     assert written.keys() == rounded.keys()
     for name, array in written.items():

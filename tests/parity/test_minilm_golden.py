@@ -17,7 +17,7 @@ import tokenizers
 
 from lepjax.core import parameters
 from lepjax.core.precision import FLOAT32
-from lepjax.models import bert_weights
+from lepjax.models import weights
 from lepjax.models.bert import Bert
 
 BATCH = 64
@@ -39,7 +39,7 @@ def loaded(folder, scan=False, **changes):
     """(functional, parameters), of an architecture that may be changed for sabotage."""
     arch = dataclasses.replace(Bert(pretrained=str(folder)).arch, **changes)
     functional = Bert(architecture=arch, scan=scan).build(FLOAT32)
-    read = bert_weights.read(folder, functional.leaves, arch, "Head")
+    read = weights.read(folder, functional.leaves, arch.naming("Head"))
     assert (read.new, read.unused) == ((), ())
     params = jax.tree.map(
         lambda leaf: jnp.asarray(read.values[leaf.name]), functional.leaves, is_leaf=parameters.is_leaf

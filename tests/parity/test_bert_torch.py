@@ -30,6 +30,7 @@ from lepjax.tasks.task import make_loss
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("quickly")
 
 ROWS, CHOICES, LENGTH, VOCAB = 4, 2, 13, 101
 NAMES = ("no", "perhaps", "yes")
@@ -139,15 +140,6 @@ def random_answers(head, mask, labels):
     classes = len(NAMES) if head is heads.SequenceClassification else 2
     label = random.integers(0, classes, ROWS)
     return {"labels": label}, {"label": label}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """Some 70 small programs: compiling them takes far longer than running them, and so does waking torch's threads."""
-    torch.set_num_threads(1)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

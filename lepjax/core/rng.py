@@ -39,29 +39,38 @@ def _word(x: jax.Array | int) -> jax.Array | np.uint32:
 
 
 def row_bytes(
-    keys: jax.Array, place: jax.Array | int, shape: tuple[int, ...], tokens: jax.Array | None = None, length: int = 0
+    keys: jax.Array,
+    place: jax.Array | int,
+    shape: tuple[int, ...],
+    tokens: jax.Array | None = None,
+    length: int = 0,
+    columns: tuple[Any, int] | None = None,
 ) -> jax.Array:
     """uint8[rows, *shape], uniform: every row its own, and every place in the model.
 
-    With `tokens` int32[rows or 1, k], of a sequence of `length`, the axis before the last holds these tokens alone
-    (`shape` has k there), each with the bytes it would have among all.
+    A part of an array has the bytes that it has within the whole. With `tokens` int32[rows or 1, k], of `length`, the axis
+    before the last holds these places alone (`shape` has k there); with `columns` (first, all) the last axis begins at
+    `first`, a multiple of eight, of so many.
 
     One threefry evaluation of (row key, counter (place, index)) gives eight bytes. `jax.random.bits` takes one for each
     number, and folding a place into the keys takes another: most of what a step with dropout compiled and computed.
     """
     *lead, last = shape
     words = (*lead, -(-last // 8))
+    first, everything = (0, last) if columns is None else columns
     index: Any = np.uint32(0)
     stride = 1
     for axis in reversed(range(len(words))):
-        if tokens is not None and axis == len(words) - 2:
-            along, size = tokens.astype(jnp.uint32).reshape(-1, *[1] * axis, words[axis], 1), length
-        else:
-            along, size = jax.lax.broadcasted_iota(jnp.uint32, words, axis), words[axis]
+        along: Any = jax.lax.broadcasted_iota(jnp.uint32, words, axis)
+        size = words[axis]
+        if axis == len(words) - 1:
+            along, size = along + _word(first // 8), -(-everything // 8)
+        elif axis == len(words) - 2 and tokens is not None:
+            along, size = tokens.astype(jnp.uint32).reshape(-1, *[1] * axis, size, 1), length
         index = index + along * np.uint32(stride)
         stride *= size
-    first, second = (k.reshape(-1, *[1] * len(words)) for k in jax.random.key_data(keys).T)
-    pair = threefry(first, second, _word(place), index)
+    k0, k1 = (k.reshape(-1, *[1] * len(words)) for k in jax.random.key_data(keys).T)
+    pair = threefry(k0, k1, _word(place), index)
     rows = keys.shape[0]
     octets = jax.lax.bitcast_convert_type(jnp.stack([jnp.broadcast_to(x, (rows, *words)) for x in pair], -1), jnp.uint8)
     return octets.reshape(rows, *lead, -1)[..., :last]

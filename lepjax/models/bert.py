@@ -24,8 +24,9 @@ from lepjax.models import pretrained, weights
 from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
 from lepjax.models.layers import by_token, look_up, make_layers, run_layers
 from lepjax.models.model import Model
-from lepjax.ops.attention import attention, same_segment
+from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
+from lepjax.ops.sight import Sight
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)).astype(x.dtype),
@@ -45,6 +46,13 @@ class Pick:
     def __call__(self, x: jax.Array) -> jax.Array:
         """[rows, length, width] -> [rows, k, width]."""
         return x[:, :1] if self.places is None else gather(x, self.places)
+
+    def looking(self, sight: Sight) -> Sight:
+        """What these tokens see, where `sight` is that of all."""
+        if sight.segments is None:
+            return sight
+        mine, theirs = sight.segments
+        return dataclasses.replace(sight, segments=(self(mine[..., None])[..., 0], theirs))
 
     def dropout(self, drop: Dropout, length: int) -> Dropout:
         """Its noise for these tokens of a sequence of `length`: the same as where all of them are computed."""
@@ -212,12 +220,12 @@ class BertModule(nnx.Module):
                 where="model",
                 fix="Shorten the sequences.",
             )
-        visible = None if mask is None else mask.astype(bool)[:, None, None, :]
+        sight = Sight(keys=None if mask is None else mask.astype(bool))
         if segments is not None:
-            visible = same_segment(segments)
+            sight = Sight(segments=(segments, segments))
         drop = drop.at(0)
         x = self.embeddings(tokens, token_types, positions, drop.at(0))
-        out, layers = self.encoder(x, visible, drop, self.remat, pick, every)
+        out, layers = self.encoder(x, sight, drop, self.remat, pick, every)
         return out, jnp.concatenate([x[None], layers]) if every else None
 
 
@@ -265,15 +273,15 @@ class Encoder(nnx.Module):
             self.layer = make_layers(lambda r: Layer(arch, policy, r), arch.layers, scan, rngs)
 
     def __call__(
-        self, x: jax.Array, visible: jax.Array | None, drop: Dropout, remat: bool, pick: Pick | None, every: bool
+        self, x: jax.Array, sight: Sight, drop: Dropout, remat: bool, pick: Pick | None, every: bool
     ) -> tuple[jax.Array, Any]:
         def call(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
-            x = layer(x, visible, drop.at(1 + index))
+            x = layer(x, sight, drop.at(1 + index))
             return x, x if every else None
 
         def call_last(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
             assert pick is not None
-            return layer(x, visible, pick.dropout(drop.at(self.depth), x.shape[1]), pick), None
+            return layer(x, sight, pick.dropout(drop.at(self.depth), x.shape[1]), pick), None
 
         layers = nnx.List([self.shared] * self.depth) if hasattr(self, "shared") else self.layer
         if pick is None:
@@ -293,9 +301,9 @@ class Layer(nnx.Module):
         self.attention = Attention(arch, policy, rngs)
         self.mlp = Mlp(arch, policy, rngs)
 
-    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout, pick: Pick | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, sight: Sight, drop: Dropout, pick: Pick | None = None) -> jax.Array:
         along = "length" if pick is None else None
-        x = constrain(self.attention(x, visible, drop.at(0), pick), "batch", along, None)
+        x = constrain(self.attention(x, sight, drop.at(0), pick), "batch", along, None)
         return constrain(self.mlp(x, drop.at(1)), "batch", along, None)
 
 
@@ -308,20 +316,18 @@ class Attention(nnx.Module):
         self.output = linear(arch.width, arch.width, ("heads", "embed"), policy, rngs)
         self.norm = layer_norm(arch.width, arch, policy, rngs)
 
-    def __call__(self, x: jax.Array, visible: jax.Array | None, drop: Dropout, pick: Pick | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, sight: Sight, drop: Dropout, pick: Pick | None = None) -> jax.Array:
         """All tokens are seen; those that `pick` takes (None: all) look."""
         asking = x
         if pick is not None:
-            asking = pick(x)
-            if visible is not None and visible.shape[2] > 1:
-                visible = pick(visible[:, 0])[:, None]
+            asking, sight = pick(x), pick.looking(sight)
 
         def heads(project: Callable[[jax.Array], jax.Array], x: jax.Array, along: str | None = "length") -> jax.Array:
             y = by_token(project, x).reshape(*x.shape[:2], self.heads, -1)
             return constrain(y, "batch", along, "heads", None)
 
         query = heads(self.query, asking, "length" if pick is None else None)
-        out = attention(query, heads(self.key, x), heads(self.value, x), mask=visible, drop=drop.at(0))
+        out = attention(query, heads(self.key, x), heads(self.value, x), sight=sight, drop=drop.at(0))
         out = by_token(self.output, out.reshape(asking.shape))
         return self.norm(asking + drop.at(1)(out))
 

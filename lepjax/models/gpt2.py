@@ -20,8 +20,9 @@ from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
 from lepjax.models.layers import by_token, look_up, make_layers, run_layers
 from lepjax.models.model import Model
-from lepjax.ops.attention import attention, causal, same_segment
+from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
+from lepjax.ops.sight import Sight
 
 Cache = dict[str, jax.Array]  # key and value, [layers, rows, positions, heads, size]
 
@@ -108,12 +109,10 @@ class Gpt2Module(nnx.Module):
             )
         x = look_up(self.wte, tokens) + self.wpe(offset + jnp.arange(length))
         x = constrain(drop.at(0)(x), "batch", "length", None)
-        mask = causal(length, length if cache is None else cache["key"].shape[2], offset)
-        if segments is not None:
-            mask = mask & same_segment(segments)
+        sight = Sight(causal=True, offset=offset, segments=None if segments is None else (segments, segments))
 
         def block(layer: Block, x: jax.Array, index: Any, kv: Any) -> tuple[jax.Array, Any]:
-            return layer(x, mask, drop.at(1 + index), kv, offset)
+            return layer(x, sight, drop.at(1 + index), kv, offset)
 
         x, cache_out = run_layers(self.h, x, block, cache, self.config.remat)
         x = self.ln_f(x)
@@ -138,8 +137,8 @@ class Block(nnx.Module):
         self.ln_2 = _layer_norm(config, policy, rngs)
         self.mlp = Mlp(config, policy, rngs)
 
-    def __call__(self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
-        attended, kv = self.attn(self.ln_1(x), mask, drop.at(0), kv, offset)
+    def __call__(self, x: jax.Array, sight: Sight, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
+        attended, kv = self.attn(self.ln_1(x), sight, drop.at(0), kv, offset)
         x = constrain(x + drop.at(1)(attended), "batch", "length", None)
         x = constrain(x + drop.at(2)(self.mlp(self.ln_2(x))), "batch", "length", None)
         return x, kv
@@ -155,7 +154,7 @@ class Attention(nnx.Module):
             config.width, config.width, ("heads", "embed"), _residual_std(config), config.bias, policy, rngs
         )
 
-    def __call__(self, x: jax.Array, mask: jax.Array, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
+    def __call__(self, x: jax.Array, sight: Sight, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
         rows, length, width = x.shape
         qkv = by_token(self.c_attn, x).reshape(rows, length, self.heads, 3, width // self.heads)
         query, key, value = (constrain(qkv[..., i, :], "batch", "length", "heads", None) for i in range(3))
@@ -163,7 +162,7 @@ class Attention(nnx.Module):
             key = jax.lax.dynamic_update_slice_in_dim(kv["key"], key, offset, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(kv["value"], value, offset, axis=1)
             kv = {"key": key, "value": value}
-        out = attention(query, key, value, mask=mask, drop=drop)
+        out = attention(query, key, value, sight=sight, drop=drop)
         return by_token(self.c_proj, out.reshape(rows, length, width)), kv
 
 

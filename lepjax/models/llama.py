@@ -23,9 +23,10 @@ from lepjax.models import pretrained, weights
 from lepjax.models.layers import by_token, look_up, make_layers, run_layers
 from lepjax.models.llama_family import LlamaArchitecture, architecture
 from lepjax.models.model import Model
-from lepjax.ops.attention import attention, causal, same_segment
+from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.rope import rotate
+from lepjax.ops.sight import Sight
 
 Cache = dict[str, jax.Array]  # key and value, [layers, rows, positions, kv heads, size]
 
@@ -130,14 +131,13 @@ class LlamaModule(nnx.Module):
                 fix="Shorten the sequences or build the model with a longer context.",
             )
         keys = length if cache is None else cache["key"].shape[2]
-        mask = causal(length, keys, offset, arch.window)
-        if segments is not None:
-            mask = mask & same_segment(segments)
+        pair = None if segments is None else (segments, segments)
+        sight = Sight(causal=True, window=arch.window, offset=offset, segments=pair)
         turns = arch.rope.turns(offset + jnp.arange(length)[None], arch.size, keys)
         x = constrain(look_up(self.embed, tokens), "batch", "length", None)
 
         def block(layer: Block, x: jax.Array, index: Any, kv: Any) -> tuple[jax.Array, Any]:
-            return layer(x, mask, turns, drop.at(index), kv, offset)
+            return layer(x, sight, turns, drop.at(index), kv, offset)
 
         x, cache_out = run_layers(self.layers, x, block, cache, self.remat)
         x = self.norm(x)
@@ -162,9 +162,9 @@ class Block(nnx.Module):
         self.mlp = Mlp(arch, policy, rngs)
 
     def __call__(
-        self, x: jax.Array, mask: jax.Array, turns: Any, drop: Dropout, kv: Any, offset: Any
+        self, x: jax.Array, sight: Sight, turns: Any, drop: Dropout, kv: Any, offset: Any
     ) -> tuple[jax.Array, Any]:
-        attended, kv = self.attention(self.attention_norm(x), mask, turns, drop, kv, offset)
+        attended, kv = self.attention(self.attention_norm(x), sight, turns, drop, kv, offset)
         x = constrain(x + attended, "batch", "length", None)
         return constrain(x + self.mlp(self.mlp_norm(x)), "batch", "length", None), kv
 
@@ -184,7 +184,7 @@ class Attention(nnx.Module):
             self.key_norm = rms_norm(arch.size, None, arch, policy, rngs)
 
     def __call__(
-        self, x: jax.Array, mask: jax.Array, turns: Any, drop: Dropout, kv: Any, offset: Any
+        self, x: jax.Array, sight: Sight, turns: Any, drop: Dropout, kv: Any, offset: Any
     ) -> tuple[jax.Array, Any]:
         def heads(project: nnx.Linear) -> jax.Array:
             y = by_token(project, x).reshape(*x.shape[:2], -1, self.size)
@@ -198,7 +198,7 @@ class Attention(nnx.Module):
             key = jax.lax.dynamic_update_slice_in_dim(kv["key"], key, offset, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(kv["value"], value, offset, axis=1)
             kv = {"key": key, "value": value}
-        out = attention(query, key, value, mask=mask, drop=drop)
+        out = attention(query, key, value, sight=sight, drop=drop)
         return by_token(self.output, out.reshape(*x.shape[:2], -1)), kv
 
 

@@ -32,9 +32,14 @@ class Dropout:
     tokens: Any = None
     length: int = dataclasses.field(default=0, metadata={"static": True})
 
+    @property
+    def off(self) -> bool:
+        """Nothing is dropped, and the program knows it."""
+        return self.rate is None or self.keys is None
+
     def at(self, place: jax.Array | int) -> Dropout:
         """The dropout of one place (a layer, a sublayer): other noise, same rate."""
-        if self.rate is None or self.keys is None:
+        if self.off:
             return self
         return dataclasses.replace(self, place=rng.place(self.place, place))
 
@@ -53,13 +58,23 @@ class Dropout:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [rows, ...], any float dtype; same shape and dtype out."""
-        if self.rate is None or self.keys is None:
+        if self.off:
             return x
-        kept = jnp.round(256 * (1.0 - self.rate))  # of 256 bytes
-        mask = rng.row_bytes(self.keys, self.place, x.shape[1:], self.tokens, self.length) < kept.astype(jnp.uint16)
-        # In float32: 256 is close to float16's infinity. A rate of 1 keeps nothing, and its gradient is zero, not 0 * inf.
-        factor = jnp.where(kept > 0, 256 / jnp.maximum(kept, 1.0), 0.0)
+        mask, factor = self._kept(rng.row_bytes(self.keys, self.place, x.shape[1:], self.tokens, self.length))
         return jnp.where(mask, x * factor.astype(x.dtype), jnp.zeros((), x.dtype))
+
+    def block(self, shape: tuple[int, int, int], i: jax.Array, j: jax.Array, whole: tuple[int, int]) -> jax.Array:
+        """float32[rows, *shape]: what block (i, j) of [rows, heads, *whole] is multiplied by, in blocks of `shape`."""
+        places = (i * shape[1] + jnp.arange(shape[1]))[None]
+        drawn = rng.row_bytes(self.keys, self.place, shape, places, whole[0], (j * shape[2], whole[1]))
+        mask, factor = self._kept(drawn)
+        return jnp.where(mask, factor, 0.0)
+
+    def _kept(self, drawn: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(which of these bytes' elements stay, float32[]: by what they are multiplied)"""
+        kept = jnp.round(256 * (1.0 - self.rate))  # of 256 bytes
+        # In float32: 256 is close to float16's infinity. A rate of 1 keeps nothing, and its gradient is zero, not 0 * inf.
+        return drawn < kept.astype(jnp.uint16), jnp.where(kept > 0, 256 / jnp.maximum(kept, 1.0), 0.0)
 
 
 OFF = Dropout()

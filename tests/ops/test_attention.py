@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from lepjax.core import rng
-from lepjax.ops.attention import attention, causal, same_segment
+from lepjax.ops.attention import attention
 from lepjax.ops.dropout import Dropout
+from lepjax.ops.sight import ALL, Sight
 
 ROWS, LENGTH, HEADS, SIZE = 2, 6, 3, 8
+SEEN = jnp.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0]], bool)
 SEGMENTS = jnp.array([[0, 0, 0, 1, 1, 2], [0, 0, 0, 0, 0, 0]])
+
+CAUSAL = Sight(causal=True)
 
 ours = jax.jit(attention)
 
@@ -27,28 +31,33 @@ def segment_mask():
 
 
 CASES = {
-    "full": (None, {}),
-    "causal": (causal(LENGTH, LENGTH), {"is_causal": True}),
-    "segments": (same_segment(SEGMENTS), {"mask": segment_mask()}),
-    "causal segments": (causal(LENGTH, LENGTH) & same_segment(SEGMENTS), {"is_causal": True, "mask": segment_mask()}),
+    "full": (ALL, {}),
+    "causal": (CAUSAL, {"is_causal": True}),
+    "window": (Sight(causal=True, window=2), {"is_causal": True, "local_window_size": (1, 0)}),
+    "segments": (Sight(segments=(SEGMENTS, SEGMENTS)), {"mask": segment_mask()}),
+    "causal segments": (
+        Sight(causal=True, segments=(SEGMENTS, SEGMENTS)),
+        {"is_causal": True, "mask": segment_mask()},
+    ),
+    "padding": (Sight(keys=SEEN), {"mask": SEEN[:, None, None, :]}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_jax(case):
-    mask, options = CASES[case]
+    sight, options = CASES[case]
     theirs = jax.jit(lambda *x: jax.nn.dot_product_attention(*x, **options))(*inputs())
-    np.testing.assert_allclose(ours(*inputs(), mask=mask), theirs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ours(*inputs(), sight=sight), theirs, rtol=1e-5, atol=1e-6)
     for other in CASES.keys() - {case}:
         with pytest.raises(AssertionError):
-            np.testing.assert_allclose(ours(*inputs(), mask=CASES[other][0]), theirs, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(ours(*inputs(), sight=CASES[other][0]), theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_equal_jax():
     def squared(attend):
         return jax.jit(jax.grad(lambda x: (attend(*x) ** 2).sum()))(inputs())
 
-    gradients = squared(lambda *x: attention(*x, mask=causal(LENGTH, LENGTH)))
+    gradients = squared(lambda *x: attention(*x, sight=CAUSAL))
     theirs = squared(lambda *x: jax.nn.dot_product_attention(*x, is_causal=True))
     for a, b in zip(gradients, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -56,7 +65,7 @@ def test_gradients_equal_jax():
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 2e-2), (jnp.float16, 2e-3)])
 def test_half_precision_under_jit_stays_close_to_float32(dtype, tolerance):
-    half = ours(*inputs(dtype), mask=causal(LENGTH, LENGTH))
+    half = ours(*inputs(dtype), sight=CAUSAL)
     assert half.dtype == dtype
     exact = jax.nn.dot_product_attention(*(x.astype(jnp.float32) for x in inputs(dtype)), is_causal=True)
     np.testing.assert_allclose(half.astype(jnp.float32), exact, rtol=tolerance, atol=tolerance)
@@ -71,16 +80,16 @@ def test_logits_beyond_float16_do_not_overflow():
 
 def test_masked_values_do_not_reach_the_output():
     query, key, value = inputs()
-    seen = ours(query, key, value, mask=causal(LENGTH, LENGTH))
-    changed = ours(query, key.at[:, -1].set(9.0), value.at[:, -1].set(9.0), mask=causal(LENGTH, LENGTH))
+    seen = ours(query, key, value, sight=CAUSAL)
+    changed = ours(query, key.at[:, -1].set(9.0), value.at[:, -1].set(9.0), sight=CAUSAL)
     np.testing.assert_array_equal(seen[:, :-1], changed[:, :-1])
     assert not np.allclose(seen[:, -1], changed[:, -1])
 
 
 def test_one_query_at_an_offset_sees_what_it_would_see_in_the_whole():
     query, key, value = inputs()
-    whole = ours(query, key, value, mask=causal(LENGTH, LENGTH))
-    single = jax.jit(lambda q, offset: attention(q, key, value, mask=causal(1, LENGTH, offset)))
+    whole = ours(query, key, value, sight=CAUSAL)
+    single = jax.jit(lambda q, offset: attention(q, key, value, sight=Sight(causal=True, offset=offset)))
     for i in range(LENGTH):
         np.testing.assert_allclose(single(query[:, i : i + 1], i)[:, 0], whole[:, i], rtol=1e-5, atol=1e-6)
     assert not np.allclose(single(query[:, 3:4], 4)[:, 0], whole[:, 3])

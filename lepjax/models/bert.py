@@ -22,7 +22,7 @@ from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
 from lepjax.models import pretrained, weights
 from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
-from lepjax.models.layers import by_token, look_up, make_layers, run_layers
+from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.model import Model
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
@@ -34,7 +34,6 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
 }
-INIT = nnx.initializers.normal(0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,16 +278,17 @@ class Encoder(nnx.Module):
             x = layer(x, sight, drop.at(1 + index))
             return x, x if every else None
 
-        def call_last(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
-            assert pick is not None
-            return layer(x, sight, pick.dropout(drop.at(self.depth), x.shape[1]), pick), None
-
         layers = nnx.List([self.shared] * self.depth) if hasattr(self, "shared") else self.layer
         if pick is None:
             return run_layers(layers, x, call, None, remat)
         if not isinstance(layers, nnx.List):  # one layer of a scan is like the other
             x, _ = run_layers(layers, x, call, None, remat)
             return pick(x), None
+        last_drop = pick.dropout(drop.at(self.depth), x.shape[1])
+
+        def call_last(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
+            return layer(x, sight, last_drop, pick), None
+
         *before, last = layers
         x, _ = run_layers(nnx.List(before), x, call, None, remat)
         return run_layers(nnx.List([last]), x, call_last, None, remat)
@@ -357,33 +357,6 @@ class Pooler(nnx.Module):
 def gather(x: jax.Array, places: jax.Array) -> jax.Array:
     """x [rows, length, width], places int32[rows, k] -> [rows, k, width]."""
     return jnp.take_along_axis(x, places[..., None], axis=1)
-
-
-def embedding(rows: int, width: int, axis: str | None, policy: Policy, rngs: nnx.Rngs) -> nnx.Embed:
-    return nnx.Embed(
-        rows,
-        width,
-        dtype=policy.compute,
-        param_dtype=policy.param,
-        embedding_init=INIT,
-        embedding_metadata={"axes": (axis, "embed")},
-        rngs=rngs,
-    )
-
-
-def linear(
-    inputs: int, outputs: int, axes: tuple[str | None, str | None], policy: Policy, rngs: nnx.Rngs
-) -> nnx.Linear:
-    return nnx.Linear(
-        inputs,
-        outputs,
-        dtype=policy.compute,
-        param_dtype=policy.param,
-        kernel_init=INIT,
-        kernel_metadata={"axes": axes},
-        bias_metadata={"axes": axes[1:]},
-        rngs=rngs,
-    )
 
 
 def layer_norm(width: int, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> nnx.LayerNorm:

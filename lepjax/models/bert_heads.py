@@ -12,9 +12,9 @@ from flax import nnx
 from lepjax.core.errors import UserError
 from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
-from lepjax.models.bert import ACTIVATIONS, Head, layer_norm, linear
+from lepjax.models.bert import ACTIVATIONS, Head, layer_norm
 from lepjax.models.bert_family import Architecture
-from lepjax.models.layers import by_token
+from lepjax.models.layers import by_token, linear
 from lepjax.ops.dropout import Dropout
 
 

@@ -18,7 +18,7 @@ from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
 from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
-from lepjax.models.layers import by_token, look_up, make_layers, run_layers
+from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.model import Model
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
@@ -83,8 +83,8 @@ class Gpt2Module(nnx.Module):
     def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
         self.config = config
         self.accumulate = policy.accumulate
-        self.wte = _embedding(config.vocab_size, config.width, "vocab", policy, rngs)
-        self.wpe = _embedding(config.context, config.width, "position", policy, rngs)
+        self.wte = embedding(config.vocab_size, config.width, "vocab", policy, rngs)
+        self.wpe = embedding(config.context, config.width, "position", policy, rngs)
         self.h = make_layers(lambda r: Block(config, policy, r), config.layers, config.scan, rngs)
         self.ln_f = _layer_norm(config, policy, rngs)
 
@@ -149,10 +149,9 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
         self.heads = config.heads
-        self.c_attn = _linear(config.width, 3 * config.width, ("embed", "heads"), 0.02, config.bias, policy, rngs)
-        self.c_proj = _linear(
-            config.width, config.width, ("heads", "embed"), _residual_std(config), config.bias, policy, rngs
-        )
+        self.c_attn = linear(config.width, 3 * config.width, ("embed", "heads"), policy, rngs, config.bias)
+        std = _residual_std(config)
+        self.c_proj = linear(config.width, config.width, ("heads", "embed"), policy, rngs, config.bias, std)
 
     def __call__(self, x: jax.Array, sight: Sight, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
         rows, length, width = x.shape
@@ -170,10 +169,9 @@ class Mlp(nnx.Module):
     """Four times as wide inside, tanh GELU."""
 
     def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
-        self.c_fc = _linear(config.width, 4 * config.width, ("embed", "mlp"), 0.02, config.bias, policy, rngs)
-        self.c_proj = _linear(
-            4 * config.width, config.width, ("mlp", "embed"), _residual_std(config), config.bias, policy, rngs
-        )
+        self.c_fc = linear(config.width, 4 * config.width, ("embed", "mlp"), policy, rngs, config.bias)
+        std = _residual_std(config)
+        self.c_proj = linear(4 * config.width, config.width, ("mlp", "embed"), policy, rngs, config.bias, std)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return by_token(lambda x: self.c_proj(jax.nn.gelu(self.c_fc(x), approximate=True)), x)
@@ -181,34 +179,6 @@ class Mlp(nnx.Module):
 
 def _residual_std(config: Gpt2) -> float:
     return 0.02 / (2 * config.layers) ** 0.5  # the stream sums 2 * layers of these
-
-
-def _embedding(rows: int, width: int, axis: str, policy: Policy, rngs: nnx.Rngs) -> nnx.Embed:
-    return nnx.Embed(
-        rows,
-        width,
-        dtype=policy.compute,
-        param_dtype=policy.param,
-        embedding_init=nnx.initializers.normal(0.02),
-        embedding_metadata={"axes": (axis, "embed")},
-        rngs=rngs,
-    )
-
-
-def _linear(
-    inputs: int, outputs: int, axes: tuple[str, str], std: float, use_bias: bool, policy: Policy, rngs: nnx.Rngs
-) -> nnx.Linear:
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=use_bias,
-        dtype=policy.compute,
-        param_dtype=policy.param,
-        kernel_init=nnx.initializers.normal(std),
-        kernel_metadata={"axes": axes},
-        bias_metadata={"axes": axes[1:]},
-        rngs=rngs,
-    )
 
 
 def _layer_norm(config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -1,4 +1,4 @@
-"""Parts that model families share: matrix products on token arrays, and equal layers in a row."""
+"""Parts that model families share: dense layers and tables, products on token arrays, equal layers in a row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,46 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain, is_sharded
+
+STD = 0.02
+
+
+def embedding(rows: int, width: int, axis: str | None, policy: Policy, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of `rows` vectors, drawn with GPT-2's and BERT's standard deviation of 0.02."""
+    return nnx.Embed(
+        rows,
+        width,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        embedding_init=nnx.initializers.normal(STD),
+        embedding_metadata={"axes": (axis, "embed")},
+        rngs=rngs,
+    )
+
+
+def linear(
+    inputs: int,
+    outputs: int,
+    axes: tuple[str | None, str | None],
+    policy: Policy,
+    rngs: nnx.Rngs,
+    bias: bool = True,
+    std: float = STD,
+) -> nnx.Linear:
+    """A dense layer whose kernel [inputs, outputs] has these logical axes."""
+    return nnx.Linear(
+        inputs,
+        outputs,
+        use_bias=bias,
+        dtype=policy.compute,
+        param_dtype=policy.param,
+        kernel_init=nnx.initializers.normal(std),
+        kernel_metadata={"axes": axes},
+        bias_metadata={"axes": axes[1:]},
+        rngs=rngs,
+    )
 
 
 def by_token(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
 from lepjax.models import pretrained, weights
-from lepjax.models.layers import by_token, look_up, make_layers, run_layers
+from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.llama_family import LlamaArchitecture, architecture
 from lepjax.models.model import Model
 from lepjax.ops.attention import attention
@@ -96,19 +96,11 @@ class LlamaModule(nnx.Module):
 
     def __init__(self, arch: LlamaArchitecture, scan: bool, remat: bool, policy: Policy, rngs: nnx.Rngs) -> None:
         self.arch, self.remat, self.accumulate = arch, remat, policy.accumulate
-        self.embed = nnx.Embed(
-            arch.vocab_size,
-            arch.width,
-            dtype=policy.compute,
-            param_dtype=policy.param,
-            embedding_init=nnx.initializers.normal(0.02),
-            embedding_metadata={"axes": ("vocab", "embed")},
-            rngs=rngs,
-        )
+        self.embed = embedding(arch.vocab_size, arch.width, "vocab", policy, rngs)
         self.layers = make_layers(lambda r: Block(arch, policy, r), arch.layers, scan, rngs)
         self.norm = rms_norm(arch.width, "embed", arch, policy, rngs)
         if not arch.tied:
-            self.head = linear(arch.width, arch.vocab_size, ("embed", "vocab"), policy, rngs)
+            self.head = linear(arch.width, arch.vocab_size, ("embed", "vocab"), policy, rngs, bias=False)
 
     def __call__(
         self,
@@ -178,7 +170,7 @@ class Attention(nnx.Module):
         self.query = linear(arch.width, inside, ("embed", "heads"), policy, rngs, bias)
         self.key = linear(arch.width, shared, ("embed", "heads"), policy, rngs, bias)
         self.value = linear(arch.width, shared, ("embed", "heads"), policy, rngs, bias)
-        self.output = linear(inside, arch.width, ("heads", "embed"), policy, rngs)
+        self.output = linear(inside, arch.width, ("heads", "embed"), policy, rngs, bias=False)
         if arch.qk_norm:
             self.query_norm = rms_norm(arch.size, None, arch, policy, rngs)
             self.key_norm = rms_norm(arch.size, None, arch, policy, rngs)
@@ -206,28 +198,12 @@ class Mlp(nnx.Module):
     """SwiGLU: one projection gates the other."""
 
     def __init__(self, arch: LlamaArchitecture, policy: Policy, rngs: nnx.Rngs) -> None:
-        self.gate = linear(arch.width, arch.mlp_width, ("embed", "mlp"), policy, rngs)
-        self.up = linear(arch.width, arch.mlp_width, ("embed", "mlp"), policy, rngs)
-        self.down = linear(arch.mlp_width, arch.width, ("mlp", "embed"), policy, rngs)
+        self.gate = linear(arch.width, arch.mlp_width, ("embed", "mlp"), policy, rngs, bias=False)
+        self.up = linear(arch.width, arch.mlp_width, ("embed", "mlp"), policy, rngs, bias=False)
+        self.down = linear(arch.mlp_width, arch.width, ("mlp", "embed"), policy, rngs, bias=False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return by_token(lambda x: self.down(jax.nn.silu(self.gate(x)) * self.up(x)), x)
-
-
-def linear(
-    inputs: int, outputs: int, axes: tuple[str, str], policy: Policy, rngs: nnx.Rngs, bias: bool = False
-) -> nnx.Linear:
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=bias,
-        dtype=policy.compute,
-        param_dtype=policy.param,
-        kernel_init=nnx.initializers.normal(0.02),
-        kernel_metadata={"axes": axes},
-        bias_metadata={"axes": axes[1:]},
-        rngs=rngs,
-    )
 
 
 def rms_norm(width: int, axis: str | None, arch: LlamaArchitecture, policy: Policy, rngs: nnx.Rngs) -> nnx.RMSNorm:

@@ -83,7 +83,7 @@ def read(folder: pathlib.Path, leaves: Leaves, naming: Naming) -> Loaded:
     for leaf in parameters.flat(leaves):
         found = [_find(tensors, naming.theirs(name), naming.base) for name in leaf.names]
         if None in found:
-            if not leaf.name.startswith(naming.may_lack or ("\0",)):
+            if not leaf.name.startswith(naming.may_lack):
                 missing = naming.theirs(leaf.names[found.index(None)])
                 raise UserError(f"has no tensor {missing}", where=str(folder), fix="Is it another architecture?")
             new.append(leaf.name)

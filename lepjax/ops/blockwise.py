@@ -62,10 +62,10 @@ def _cut(x: jax.Array, start: jax.Array, size: int) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis=x.ndim - 2)
 
 
-def _probabilities(
+def _logits(
     sizes: Sizes, i: jax.Array, j: jax.Array, query: jax.Array, key: jax.Array, sight: Sight
 ) -> tuple[jax.Array, jax.Array]:
-    """(logits float32[rows, kv heads, group, q block, k block] with hidden keys LOW, which are visible)."""
+    """(float32[rows, kv heads, group, q block, k block], LOW where a key is hidden; which are visible)."""
     logits = jnp.einsum("bkgqd,bksd->bkgqs", query, key, preferred_element_type=jnp.float32)
     q_at, k_at = i * sizes.q_block + jnp.arange(sizes.q_block), j * sizes.k_block + jnp.arange(sizes.k_block)
     seen = sight.block(q_at, k_at)[:, :, None] & (k_at < sizes.keys)
@@ -90,7 +90,7 @@ def _forward(sizes: Sizes, query: Any, key: Any, value: Any, sight: Sight, drop:
         def of_keys(j: jax.Array, carry: Any) -> Any:
             top, total, out = carry
             k, v = (_cut(x, j * sizes.k_block, sizes.k_block) for x in (key, value))
-            logits, _ = _probabilities(sizes, i, j, q, k, sight)
+            logits, _ = _logits(sizes, i, j, q, k, sight)
             higher = jnp.maximum(top, logits.max(-1))
             weights, shrunk = jnp.exp(logits - higher[..., None]), jnp.exp(top - higher)
             kept = weights if drop.off else weights * _noise(sizes, i, j, drop, key.shape[1])
@@ -124,7 +124,7 @@ def _backward(sizes: Sizes, saved: Any, grad: jax.Array) -> Any:
             at = i * sizes.q_block
             q, g = (_cut(x, at, sizes.q_block) for x in (query, grad))
             lse, delta = (_cut(x[..., None], at, sizes.q_block) for x in (logsum, aligned))
-            logits, seen = _probabilities(sizes, i, j, q, k, sight)
+            logits, seen = _logits(sizes, i, j, q, k, sight)
             weights = jnp.exp(logits - lse)
             d_kept = jnp.einsum("bkgqd,bksd->bkgqs", g, v, preferred_element_type=jnp.float32)
             kept = weights

@@ -23,7 +23,7 @@ from lepjax.core.sharding import constrain
 from lepjax.models import pretrained, weights
 from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
-from lepjax.models.model import Model
+from lepjax.models.model import Model, check_rate
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import Sight
@@ -88,8 +88,7 @@ class Bert(Model):
     """Recompute each layer in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
-        if self.dropout is not None and not 0.0 <= self.dropout <= 1.0:
-            raise UserError(f"{self.dropout} is no rate", where="model.dropout", fix="Use None or 0.0 to 1.0.")
+        check_rate(self.dropout)
 
     @property
     def arch(self) -> Architecture:
@@ -122,10 +121,11 @@ class Bert(Model):
     def flops_per_token(self, length: int) -> float:
         """6 per matrix parameter of the layers and 12 * layers * width * length for attention (Chowdhery et al., 2022).
 
-        Where the head reads a few tokens only, of the last layer all tokens need but keys and values.
+        Where the head reads a few tokens only, of the last layer all tokens need but keys and values (unless it is one of
+        a scan).
         """
         a = self.arch
-        whole = a.layers if self.head.reads_tokens else a.layers - 1
+        whole = a.layers if self.head.reads_tokens or self.stacks else a.layers - 1
         matrices = whole * (4 * a.width + 2 * a.mlp_width) + (a.layers - whole) * 2 * a.width
         return 6.0 * a.width * matrices + 12.0 * whole * a.width * length
 

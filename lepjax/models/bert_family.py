@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lepjax.core.errors import UserError, nearest
+from lepjax.models.pretrained import sizes
 from lepjax.models.weights import Naming, Renames
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -243,6 +244,7 @@ class AlbertArchitecture(Architecture):
         return self.narrow
 
 
+NEEDED = ("vocab_size", "width", "layers", "heads", "mlp_width")  # what no default can stand for
 FAMILIES: dict[str, type[Architecture]] = {
     kind.model_type: kind
     for kind in (BertArchitecture, RobertaArchitecture, DistilBertArchitecture, AlbertArchitecture)
@@ -268,15 +270,7 @@ def architecture(config: Mapping[str, Any], where: str) -> Architecture:
     for key, fine in refused.items():
         if config.get(key) not in fine:
             raise UserError(f"{key} {config[key]!r} is not supported", where=where, fix=f"Only {fine[0]!r} is.")
-    values: dict[str, Any] = {}
-    for ours, theirs in kind.keys.items():
-        value = config.get(theirs)
-        if value is None and ours in ("vocab_size", "width", "layers", "heads", "mlp_width"):
-            raise UserError(f"has no {theirs!r}", where=where)
-        if value is not None and ours != "activation" and not isinstance(value, int | float):
-            raise UserError(f"{theirs} {value!r} is no number", where=where)
-        if value is not None:
-            values[ours] = value
+    values = sizes(config, kind.keys, NEEDED, where, words=("activation",))
     act = values.get("activation", "gelu")
     if act not in ACTIVATIONS:
         raise UserError(f"activation {act!r} is not supported", where=where, fix=f"Known: {', '.join(ACTIVATIONS)}.")

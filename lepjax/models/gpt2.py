@@ -19,7 +19,7 @@ from lepjax.core.fields import hparam, runtime
 from lepjax.core.precision import Policy
 from lepjax.core.sharding import constrain
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
-from lepjax.models.model import Model
+from lepjax.models.model import Model, check_rate
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import Sight
@@ -54,8 +54,7 @@ class Gpt2(Model):
         for name in ("vocab_size", "context", "layers", "heads", "width"):
             if getattr(self, name) < 1:
                 raise UserError(f"{getattr(self, name)}", where=f"model.{name}", fix="Use at least 1.")
-        if self.dropout is not None and not 0.0 <= self.dropout <= 1.0:
-            raise UserError(f"{self.dropout} is no rate", where="model.dropout", fix="Use None or 0.0 to 1.0.")
+        check_rate(self.dropout)
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not a multiple of {self.heads} heads", where="model.width")
 

@@ -22,7 +22,7 @@ from lepjax.core.sharding import constrain
 from lepjax.models import pretrained, weights
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.llama_family import LlamaArchitecture, architecture
-from lepjax.models.model import Model
+from lepjax.models.model import Model, check_rate
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.rope import rotate
@@ -47,8 +47,7 @@ class Llama(Model):
     """Recompute each block in the backward pass instead of keeping its activations."""
 
     def __post_init__(self) -> None:
-        if self.dropout is not None and not 0.0 <= self.dropout <= 1.0:
-            raise UserError(f"{self.dropout} is no rate", where="model.dropout", fix="Use None or 0.0 to 1.0.")
+        check_rate(self.dropout)
 
     @property
     def arch(self) -> LlamaArchitecture:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lepjax.core.errors import UserError
+from lepjax.models.pretrained import sizes
 from lepjax.models.weights import TURNED, Array, Layout, Naming, Renames
 from lepjax.ops.rope import Dynamic, Linear, Llama3, Rope, Scaling, Yarn, yarn_magnitude
 
@@ -201,6 +202,7 @@ def side_by_side(size: int) -> Layout:
     return Layout(read, write)
 
 
+NEEDED = ("vocab_size", "width", "layers", "heads", "mlp_width")  # what no default can stand for
 FAMILIES: dict[str, type[LlamaArchitecture]] = {
     kind.model_type: kind for kind in (LlamaArchitecture, Qwen2Architecture, Qwen3Architecture, MistralArchitecture)
 }
@@ -217,15 +219,7 @@ def architecture(config: Mapping[str, Any], where: str) -> LlamaArchitecture:
     for key, fine in refused.items():
         if config.get(key) not in fine:
             raise UserError(f"{key} {config[key]!r} is not supported", where=where, fix=f"Only {fine[0]!r} is.")
-    values: dict[str, Any] = {}
-    for ours, theirs in kind.keys.items():
-        value = config.get(theirs)
-        if value is None and ours in ("vocab_size", "width", "mlp_width", "layers", "heads"):
-            raise UserError(f"has no {theirs!r}", where=where)
-        if value is not None and not isinstance(value, int | float):
-            raise UserError(f"{theirs} {value!r} is no number", where=where)
-        if value is not None:
-            values[ours] = value
+    values = sizes(config, kind.keys, NEEDED, where)
     values.setdefault("kv_heads", values["heads"])
     if values.get("head_size") == values["width"] / values["heads"]:
         del values["head_size"]  # what it would be anyway

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import nnx
 
+from lepjax.core.errors import UserError
 from lepjax.core.functional import Functional, functional
 from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
@@ -39,3 +40,9 @@ class Model:
 
     def build(self, policy: Policy) -> Functional:
         return functional(lambda rngs: self.module(policy, rngs), self.stacks)
+
+
+def check_rate(rate: float | None, where: str = "model.dropout") -> None:
+    """Raises `UserError` for what is no dropout rate."""
+    if rate is not None and not 0.0 <= rate <= 1.0:
+        raise UserError(f"{rate} is no rate", where=where, fix="Use None or 0.0 to 1.0.")

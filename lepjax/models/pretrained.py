@@ -23,6 +23,25 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     return _read_json(folder / CONFIG)
 
 
+def sizes(
+    config: Mapping[str, Any], keys: Mapping[str, str], needed: Iterable[str], where: str, words: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What config.json says of our fields, {field: value}; `keys` names their keys, `words` are the fields that hold text.
+
+    Raises `UserError` where one of the `needed` is missing or a number is none.
+    """
+    values: dict[str, Any] = {}
+    for ours, theirs in keys.items():
+        value = config.get(theirs)
+        if value is None and ours in needed:
+            raise UserError(f"has no {theirs!r}", where=where)
+        if value is not None and ours not in words and not isinstance(value, int | float):
+            raise UserError(f"{theirs} {value!r} is no number", where=where)
+        if value is not None:
+            values[ours] = value
+    return values
+
+
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

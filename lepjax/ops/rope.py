@@ -35,7 +35,7 @@ class Linear(Scaling):
 
 @dataclasses.dataclass(frozen=True)
 class Dynamic(Scaling):
-    """NTK-aware: beyond the first context the base grows with the length of the sequence at hand."""
+    """NTK-aware: beyond the first context the base grows with the length of the sequence (or cache) at hand."""
 
     factor: float = 1.0
     original: int = 2048

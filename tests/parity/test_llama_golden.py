@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from lepjax.core import parameters
-from lepjax.core.precision import FLOAT32
 from lepjax.models import weights
 from lepjax.models.generation import Generator, Sampling
-from lepjax.models.llama import Llama
 from lepjax.models.pretrained import Tensors
+from tests.folders import loaded
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +32,6 @@ def folder(request, stories, tmp_path_factory):
     for name in ("config.json", "model.safetensors"):
         (made / name).symlink_to(stories.resolve() / f"hf_{name}")
     return made
-
-
-def loaded(folder, **options):
-    recipe = Llama(pretrained=str(folder), **options)
-    model = recipe.build(FLOAT32)
-    read = weights.read(folder, model.leaves, recipe.arch.naming)
-    assert (read.new, read.unused) == ((), ())
-    return recipe, model, jax.tree.map(lambda leaf: read.values[leaf.name], model.leaves, is_leaf=parameters.is_leaf)
 
 
 def error(model, params, golden):

@@ -5,13 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lepjax.core import parameters
-from lepjax.core.precision import FLOAT32
 from lepjax.models import pretrained, weights
 from lepjax.models.generation import Generator, Sampling
-from lepjax.models.llama import Llama
 from lepjax.models.llama_family import architecture
 from lepjax.ops.losses import cross_entropy
+from tests.folders import loaded
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -71,14 +69,6 @@ def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     theirs.save_pretrained(folder)
     return theirs, folder
-
-
-def loaded(folder, **options):
-    recipe = Llama(pretrained=str(folder), **options)
-    model = recipe.build(FLOAT32)
-    read = weights.read(folder, model.leaves, recipe.arch.naming)
-    assert (read.new, read.unused) == ((), ())
-    return recipe, model, jax.tree.map(lambda leaf: read.values[leaf.name], model.leaves, is_leaf=parameters.is_leaf)
 
 
 def loss(model, params):

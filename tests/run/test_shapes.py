@@ -154,6 +154,22 @@ def test_a_record_that_fits_nowhere_is_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@dataclasses.dataclass(frozen=True)
+class LongToScore(Texts):
+    """The longest of the texts to evaluate on is longer than any to train on."""
+
+    def load(self):
+        splits = super().load()
+        long = EncodedRecords({"tokens": np.ones(20, np.int32)}, np.array([0, 20]), {"label": np.zeros(1, np.int32)})
+        return dataclasses.replace(splits, evaluation={"dev": long})
+
+
+def test_so_is_one_to_evaluate_on(tmp_path):
+    with pytest.raises(UserError, match=r"^data.batching: a record of 20 tokens"):
+        train(experiment(data=LongToScore(), run_dir=str(tmp_path / "run")), console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_splits_of_equal_shapes_share_their_programs():
     built = build(experiment(PACKED))
     twice = dataclasses.replace(built.splits, final={"test": built.splits.evaluation["dev"]})

@@ -47,6 +47,8 @@ class LlamaArchitecture:
 
     qkv_bias: ClassVar[bool] = False
     qk_norm: ClassVar[bool] = False  # queries and keys are normalised, head by head
+    windowed: ClassVar[bool] = False  # `sliding_window` means something
+    window_is_optional: ClassVar[bool] = False  # only with `use_sliding_window`, from layer `max_window_layers` on
     model_type: ClassVar[str] = "llama"
     hf_class: ClassVar[str] = "LlamaForCausalLM"
     keys: ClassVar[Mapping[str, str]] = {
@@ -125,6 +127,8 @@ class Qwen2Architecture(LlamaArchitecture):
     eps: float = 1e-6
 
     qkv_bias: ClassVar[bool] = True
+    windowed: ClassVar[bool] = True
+    window_is_optional: ClassVar[bool] = True
     model_type: ClassVar[str] = "qwen2"
     hf_class: ClassVar[str] = "Qwen2ForCausalLM"
 
@@ -147,6 +151,7 @@ class Qwen3Architecture(Qwen2Architecture):
 class MistralArchitecture(LlamaArchitecture):
     """Mistral: a sliding window in its first version."""
 
+    windowed: ClassVar[bool] = True
     model_type: ClassVar[str] = "mistral"
     hf_class: ClassVar[str] = "MistralForCausalLM"
 
@@ -223,17 +228,21 @@ def architecture(config: Mapping[str, Any], where: str) -> LlamaArchitecture:
     values.setdefault("kv_heads", values["heads"])
     if values.get("head_size") == values["width"] / values["heads"]:
         del values["head_size"]  # what it would be anyway
-    return kind(**values, rope=read_rope(config, where), window=_window(config, where))
+    return kind(**values, rope=read_rope(config, where), window=_window(kind, config, values["layers"], where))
 
 
-def _window(config: Mapping[str, Any], where: str) -> int:
-    window, layers = config.get("sliding_window"), config.get("layer_types") or ()
-    if not window or config.get("use_sliding_window") is False:
+def _window(kind: type[LlamaArchitecture], config: Mapping[str, Any], count: int, where: str) -> int:
+    """The window of all `count` layers, 0 where all see everything."""
+    window = config.get("sliding_window")
+    if not window or not kind.windowed or (kind.window_is_optional and not config.get("use_sliding_window")):
         return 0
-    full_below = config.get("max_window_layers") or 0 if config.get("use_sliding_window") else 0
-    if layers and len(set(layers)) > 1 or not layers and full_below:
+    layers = config.get("layer_types")
+    if layers is None:  # as older files say it
+        full = min(config.get("max_window_layers", 28), count) if kind.window_is_optional else 0
+        layers = ["full_attention"] * full + ["sliding_attention"] * (count - full)
+    if len(set(layers)) > 1:
         raise UserError("a sliding window in some layers only is not supported", where=where)
-    return 0 if "full_attention" in layers else int(window)
+    return int(window) if layers[0] == "sliding_attention" else 0
 
 
 def read_rope(config: Mapping[str, Any], where: str) -> Rope:
@@ -247,6 +256,8 @@ def read_rope(config: Mapping[str, Any], where: str) -> Rope:
     if kind not in SCALINGS:
         raise UserError(f"rope_type {kind!r} is not supported", where=where, fix=f"Known: {', '.join(SCALINGS)}.")
     scaling, fields = SCALINGS[kind]
+    if "factor" in fields and not given.get("factor"):
+        raise UserError(f"rope_type {kind!r} without a factor", where=where)
     if kind == "dynamic":  # stretches from the context of config.json, whatever was learned first
         given["original_max_position_embeddings"] = config["max_position_embeddings"]
     if kind == "yarn" and given.get("mscale") and given.get("mscale_all_dim") and not given.get("attention_factor"):

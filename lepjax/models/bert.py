@@ -147,7 +147,7 @@ class BertModule(nnx.Module):
         self.arch, self.remat, self.reads_tokens = arch, config.remat, config.head.reads_tokens
         self.embeddings = Embeddings(arch, policy, rngs)
         self.encoder = Encoder(arch, config.scan, policy, rngs)
-        if config.head.pooled:
+        if config.head.pooled and (arch.bare_pools or type(config.head) is not Head):
             self.pooler = Pooler(arch, policy, rngs)
         head = config.head.module(arch, policy, rngs)
         if head is not None:

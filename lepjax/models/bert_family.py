@@ -45,6 +45,7 @@ class Architecture:
     shares_layers: ClassVar[bool] = False
     pooler_activation: ClassVar[str] = "tanh"
     drops_before_pooler: ClassVar[bool] = False
+    bare_pools: ClassVar[bool] = True  # there is a pooler also without a head
     first_position: ClassVar[int] = 0
     widens: ClassVar[bool] = False  # a dense layer between the embeddings and the encoder
     head_activation: ClassVar[str | None] = None  # of the masked-LM head; None: that of the layers
@@ -106,7 +107,7 @@ class Architecture:
     def naming(self, head: str) -> Naming:
         """The names that the Hugging Face class of this family with the head `head` uses."""
         tables = ((self.head_names(head), ""), (self.renames, self.base))
-        return Naming(tables, self.base, may_lack=("head.", "pooler."), bare=head in ("Head", "Unpooled"))
+        return Naming(tables, self.base, may_lack=("head.", "pooler."), bare=head == "Head")
 
     def head_names(self, head: str) -> Renames:
         return self.head_renames
@@ -168,6 +169,7 @@ class DistilBertArchitecture(Architecture):
     types: int = 0
 
     pooler_activation: ClassVar[str] = "relu"
+    bare_pools: ClassVar[bool] = False
     model_type: ClassVar[str] = "distilbert"
     hf_class: ClassVar[str] = "DistilBert"
     base: ClassVar[str] = "distilbert."

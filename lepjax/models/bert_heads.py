@@ -19,13 +19,6 @@ from lepjax.ops.dropout import Dropout
 
 
 @dataclasses.dataclass(frozen=True)
-class Unpooled(Head):
-    """Nothing, not even a pooler: hidden states alone."""
-
-    pooled: ClassVar[bool] = False
-
-
-@dataclasses.dataclass(frozen=True)
 class SequenceClassification(Head):
     """Logits [rows, num_labels] per sequence ([rows, examples, num_labels] where rows are packed); 1 label: regression."""
 

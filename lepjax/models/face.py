@@ -47,7 +47,6 @@ HF_HEADS = {
     heads.MaskedLM: "ForMaskedLM",
     heads.NextSentence: "ForNextSentencePrediction",
     heads.PreTraining: "ForPreTraining",
-    heads.Unpooled: "Model",
     Head: "Model",
 }
 
@@ -240,7 +239,7 @@ RobertaForTokenClassification = _class(RobertaArchitecture, heads.TokenClassific
 RobertaForMaskedLM = _class(RobertaArchitecture, heads.MaskedLM)
 RobertaForQuestionAnswering = _class(RobertaArchitecture, heads.QuestionAnswering, SpanModel)
 RobertaForMultipleChoice = _class(RobertaArchitecture, heads.MultipleChoice)
-DistilBertModel = _class(DistilBertArchitecture, heads.Unpooled, BareModel)
+DistilBertModel = _class(DistilBertArchitecture, Head, BareModel)
 DistilBertForSequenceClassification = _class(DistilBertArchitecture, heads.SequenceClassification)
 DistilBertForTokenClassification = _class(DistilBertArchitecture, heads.TokenClassification)
 DistilBertForMaskedLM = _class(DistilBertArchitecture, heads.MaskedLM)

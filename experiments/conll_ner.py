@@ -4,7 +4,8 @@ Data      CoNLL-2003 English, official splits: 14,041 / 3,250 / 3,453 sentences 
           hub or TFDS). The best epoch is chosen on `dev`; `test` is scored once
 Command   lepjax train experiments/conll_ner.py --model bert-base-cased
 Hardware  2 CPU cores (MiniLM-L6)
-Measured  all rows: not run yet. 1,000 sentences, 1 epoch: test_entity_f1 0.473, n=1
+Measured  all rows, n=1: test_entity_f1 0.860, dev_entity_f1 0.906 (epochs 0.865, 0.893, 0.906; last and best are the same);
+          10 min 26 s, of which 78 s to compile. PyTorch with transformers' Trainer: 0.858 and 0.907
 """
 
 from lepjax.cli.train import main

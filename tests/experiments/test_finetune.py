@@ -15,11 +15,13 @@ def result(folder, *arguments):
 
 
 def test_sst2(minilm, test_data, tmp_path):
-    """4,000 rows, 2 epochs in batches of 16 padded sentences: 0.841 (n=1; at 2e-4 and 32 0.831). TF-IDF and logistic regression on all rows: 0.821."""
+    """4,000 rows, 2 epochs, 528 steps of some 16 sentences: 0.858 and 0.843 with seeds 0 and 1. TF-IDF and logistic
+    regression on all rows: 0.821.
+    """
     arguments = ["--model", minilm, "--data-dir", test_data / "sst2", "--max-train-examples", 4000, "--epochs", 2]
     found = result(tmp_path, "experiments/sst2_bert.py", *arguments, "--data.batch-size", 3)
-    assert found["dev_accuracy"] >= 0.825
-    assert found["last_dev_accuracy"] >= 0.825
+    assert found["dev_accuracy"] >= 0.84
+    assert found["last_dev_accuracy"] >= 0.84
 
 
 def test_sabotage_without_training_it_is_a_coin(minilm, test_data, tmp_path):

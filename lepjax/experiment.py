@@ -19,6 +19,7 @@ from lepjax.core import fields, parameters, rng, sharding
 from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
 from lepjax.core.functional import Functional
+from lepjax.core.offload import check_host_memory, optimizer_on_host, visiting
 from lepjax.core.optimizers import AdamW, Optimizer, freezing
 from lepjax.core.plateau import Plateau
 from lepjax.core.precision import Policy, policy
@@ -142,6 +143,8 @@ class Experiment:
     """Devices per axis, such as data=2,fsdp=-1,tensor=2 (one -1 fills up); auto puts all on data."""
     allow_replication: tuple[str, ...] = runtime(())
     """Logical axes that may be replicated where they do not divide."""
+    offload_optimizer: bool = runtime(False)
+    """Keep the optimizer's state in the host's memory between steps."""
     run_dir: str = runtime("")
     """Where the run lives; empty: runs/<experiment>/<id>."""
     debug: bool = runtime(False)
@@ -192,8 +195,13 @@ class Built:
         return every.in_steps(self.plan.steps_per_epoch, self.plan.records)
 
     def batches(self, count: int = 1) -> Batches:
-        """The first `count` batches of the plan."""
-        return Batches(self.source, self.plan, count)
+        """The first `count` batches of the plan, as far as this process holds them."""
+        return Batches(self.source, self.plan, count, self.placement.part(self.experiment.data.batch_size))
+
+    def scored(self, split: str) -> Batches:
+        """All batches of an evaluation split, as far as this process holds them."""
+        source, plan = self.scoring[split]
+        return Batches(source, plan, len(plan), self.placement.part(len(plan.batch(0)[0])))
 
 
 def build(experiment: Experiment, devices: list[jax.Device] | None = None, passes: float | None = None) -> Built:
@@ -207,6 +215,10 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     sizes = sharding.parse_mesh(experiment.mesh, len(devices))
     placement = Placement(sharding.make_mesh(sizes, devices), allow_replication=experiment.allow_replication)
     check_batch_sizes(experiment, sizes)
+    if experiment.offload_optimizer:
+        check_host_memory(devices, "offload_optimizer")
+    if getattr(experiment.model, "remat", "none") == "offload":
+        check_host_memory(devices, "model.remat offload")
     precision = policy(experiment.precision)
     model = experiment.model.build(precision)
     placement.parameters(model.leaves)  # a leaf that does not divide is an error now, not after reading the data
@@ -243,6 +255,8 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
 
     abstract = jax.eval_shape(fresh, experiment.seed, {})
     shardings = state_shardings(abstract, model.leaves, placement)
+    if experiment.offload_optimizer:
+        shardings, step = optimizer_on_host(shardings), visiting(step)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return Built(
         experiment=experiment,

@@ -1,25 +1,20 @@
-"""A whole experiment that trains in a second, and what mesh and resume tests ask of it."""
+"""A whole experiment that trains in a second."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import pathlib
 
-import jax
 import numpy as np
 
-from lepjax import experiment as experiments
 from lepjax.core.optimizers import AdamW
 from lepjax.core.schedules import Cosine
 from lepjax.core.step import Term
-from lepjax.data.loader import place
 from lepjax.data.source import Data, Splits
 from lepjax.data.tokens import TokenWindows
 from lepjax.data.vocabulary import Bytes
-from lepjax.experiment import Built, Experiment, Steps
+from lepjax.experiment import Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
-from lepjax.run.compiled import batch_shapes, compile_step
 from lepjax.tasks.language_modeling import LanguageModeling
 
 MESHES = (
@@ -104,49 +99,3 @@ def tiny(**changes: object) -> Experiment:
         checkpoint_every=0,
     )
     return dataclasses.replace(base, **changes)
-
-
-@dataclasses.dataclass
-class Stepper:
-    """A built experiment, its compiled step, and its batches on the mesh."""
-
-    built: Built
-    compiled: object
-    state: object
-    change_batch: object = staticmethod(lambda rows: rows)
-
-    def run(self, steps: int) -> list[float]:
-        """The losses of the next steps."""
-        built = self.built
-        batches = built.batches(10**6)
-        losses = []
-        for _ in range(steps):
-            rows = self.change_batch(batches[int(self.state.cursor)])
-            shardings = {name: built.placement.batch(array, name) for name, array in rows.items()}
-            self.state, metrics = self.compiled(self.state, place(rows, shardings))
-            losses.append(float(metrics["loss"]))
-        return losses
-
-
-def stepper(experiment: Experiment, devices: int = 8) -> Stepper:
-    built = experiments.build(experiment, jax.devices()[:devices])
-    shapes = batch_shapes(built.batches(1)[0], built.placement)
-    compiled = compile_step(built.step, built.abstract, [shapes], built.placement)
-    return Stepper(built, compiled, built.init())
-
-
-def relative(a: list[float], b: list[float]) -> float:
-    """The largest relative difference of two lists of losses."""
-    return float(np.max(np.abs(np.array(a) - np.array(b)) / np.abs(np.array(b))))
-
-
-def hex_losses(run: pathlib.Path) -> dict[int, str]:
-    """{step: training loss as hex} of a run directory."""
-    import json
-
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: _hex(line["train_loss"]) for line in lines if "train_loss" in line}
-
-
-def _hex(value: float | None) -> str:
-    return "not finite" if value is None else float(value).hex()

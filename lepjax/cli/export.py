@@ -1,4 +1,4 @@
-"""Write a fine-tuned model as a Hugging Face folder.
+"""Write a trained model as a Hugging Face folder.
 
 usage: lepjax export RUN_DIR_OR_EXPERIMENT FOLDER [--checkpoint last|best|STEP]
 
@@ -11,7 +11,7 @@ import pathlib
 
 from lepjax.cli import _load, _open
 from lepjax.core.errors import DONE, UserError
-from lepjax.run.encoders import encoder_of
+from lepjax.run.encoders import save
 from lepjax.run.open import open_run
 
 
@@ -27,6 +27,6 @@ def run(arguments: list[str]) -> int:
         raise UserError("exists and is not an empty folder", where=str(folder), fix="Name another.")
     directory, experiment = _load.run_of(rest[0], rest[2:])
     trained, step = open_run(directory, experiment, checkpoint or ("best" if experiment.best else "last"))
-    encoder_of(trained, rest[0]).save_pretrained(folder)
+    save(trained, folder, rest[0])
     print(f"{folder}: {directory.path} at step {step}")
     return DONE

@@ -18,7 +18,8 @@ from lepjax.cli.main import STARTED
 from lepjax.core.errors import DONE, guarded
 from lepjax.experiment import Experiment
 from lepjax.report.html import Report
-from lepjax.run.train import train
+from lepjax.run import processes
+from lepjax.run.train import facts, train
 
 
 def run(arguments: list[str]) -> int:
@@ -30,7 +31,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _train(name: str, experiment: Experiment) -> int:
-    return train(experiment, name, callbacks=[Report()], import_seconds=time.perf_counter() - STARTED).code
+    processes.join(facts(experiment))
+    callbacks = [Report()] if processes.main_process() else []
+    return train(experiment, name, callbacks, import_seconds=time.perf_counter() - STARTED).code
 
 
 def main(make: Callable[..., Experiment]) -> None:

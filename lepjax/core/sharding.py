@@ -139,6 +139,21 @@ def _show(mesh_axes: MeshAxes, sizes: dict[str, int]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """The rows at `places` (int64[n], ascending) of a batch of `count`. Processes may share rows, where they hold other
+    parts of the model.
+    """
+
+    places: np.ndarray
+    count: int
+
+    @property
+    def shares(self) -> int:
+        """How many such parts make the batch: a mesh cuts rows evenly."""
+        return self.count // len(self.places)
+
+
+@dataclasses.dataclass(frozen=True)
 class Placement:
     """A mesh and the rules that map logical axes onto it."""
 
@@ -163,6 +178,14 @@ class Placement:
         """Rows over `batch`, the second axis of token arrays over `length`."""
         axes = ("batch", "length")[: array.ndim] + (None,) * (array.ndim - 2)
         return self.sharding(axes, array.shape, f"batch[{name!r}]")
+
+    def part(self, count: int) -> Part | None:
+        """The rows of a batch of `count` that this process's devices hold; None where it holds all devices."""
+        rows = self.sharding(("batch",), (count,), "batch")
+        if rows.is_fully_addressable:
+            return None
+        held = [np.arange(count)[index] for index in rows.addressable_devices_indices_map((count,)).values()]
+        return Part(np.unique(np.concatenate(held)), count)
 
     def parameters(self, leaves: Any) -> Any:
         return jax.tree.map(lambda leaf: self.sharding(leaf.axes, leaf.shape, leaf.name), leaves, is_leaf=is_leaf)
@@ -192,6 +215,14 @@ def is_sharded(logical: str) -> bool:
     """Whether the placement in scope cuts this logical axis at all."""
     placement = _PLACEMENT.get()
     return placement is not None and any(placement.mesh.shape[name] > 1 for name in placement.rules.of(logical))
+
+
+def gathered(tree: Any, placement: Placement) -> Any:
+    """The same arrays, whole on a device of this process. With one process they are whole already."""
+    if jax.process_count() == 1:
+        return tree
+    whole = jax.jit(lambda x: x, out_shardings=placement.replicated)(tree)
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
 def like_parameters(tree: Any, leaves: Any, placement: Placement) -> Any:

@@ -19,6 +19,7 @@ from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
 from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
+from lepjax.core.remat import check_remat
 from lepjax.core.sharding import constrain
 from lepjax.models import pretrained, weights
 from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
@@ -84,11 +85,12 @@ class Bert(Model):
     """Dropout rate everywhere; None removes it from the program."""
     scan: bool = runtime(False)
     """Compile one layer and scan it, instead of unrolling all: compiles sooner, runs slower on CPUs."""
-    remat: bool = runtime(False)
-    """Recompute each layer in the backward pass instead of keeping its activations."""
+    remat: str = runtime("none")
+    """What each layer recomputes in the backward pass: none, full, dots, all_dots or offload; see `core.remat`."""
 
     def __post_init__(self) -> None:
         check_rate(self.dropout)
+        check_remat(self.remat)
 
     @property
     def arch(self) -> Architecture:
@@ -272,7 +274,7 @@ class Encoder(nnx.Module):
             self.layer = make_layers(lambda r: Layer(arch, policy, r), arch.layers, scan, rngs)
 
     def __call__(
-        self, x: jax.Array, sight: Sight, drop: Dropout, remat: bool, pick: Pick | None, every: bool
+        self, x: jax.Array, sight: Sight, drop: Dropout, remat: str, pick: Pick | None, every: bool
     ) -> tuple[jax.Array, Any]:
         def call(layer: Layer, x: jax.Array, index: Any, _: Any) -> tuple[jax.Array, Any]:
             x = layer(x, sight, drop.at(1 + index))

@@ -31,8 +31,11 @@ from lepjax.models.bert_family import (
 
 TOKENIZER_FILES: tuple[str, ...] = (
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
@@ -165,11 +168,7 @@ class EncoderModel:
         if count:
             names = self.labels or tuple(f"LABEL_{i}" for i in range(count))
             config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        files = []
-        if self.recipe.pretrained:
-            source = hub.folder(self.recipe.pretrained)
-            files = [source / name for name in TOKENIZER_FILES if (source / name).is_file()]
-        pretrained.write(target, config, tensors, files)
+        pretrained.write(target, config, tensors, tokenizer_files(self.recipe.pretrained))
         return target
 
     def summary(self) -> str:
@@ -177,6 +176,12 @@ class EncoderModel:
         leaves = parameters.flat(self.functional.leaves)
         lines = [f"{leaf.name:<60} {' x '.join(map(str, leaf.shape)):>16}" for leaf in leaves]
         return "\n".join([*lines, f"{self.num_parameters:,} parameters"])
+
+
+def tokenizer_files(name: str) -> list[pathlib.Path]:
+    """Those of the folder or hub repository `name`; none where it is empty."""
+    paths = [hub.folder(name) / file for file in TOKENIZER_FILES] if name else []
+    return [path for path in paths if path.is_file()]
 
 
 @functools.lru_cache(maxsize=16)

@@ -2,7 +2,7 @@
 
 Names, initialisation and arithmetic are those of the released model: pre-norm blocks, learned positions, tanh GELU, the
 output tied to the token embedding. One difference of layout: the columns of `c_attn` are ordered by head, [head, q|k|v,
-size] instead of [q|k|v, head, size], so that a tensor-parallel mesh cuts between heads.
+size] instead of [q|k|v, head, size], so that a tensor-parallel mesh cuts between heads; see `gpt2_family` for folders.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from lepjax.core import hub
 from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
+from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
+from lepjax.core.remat import check_remat
 from lepjax.core.sharding import constrain
+from lepjax.models import pretrained, weights
+from lepjax.models.gpt2_family import EPS, Gpt2Architecture, architecture, with_biases
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.model import Model, check_rate
 from lepjax.ops.attention import attention
@@ -29,8 +35,10 @@ Cache = dict[str, jax.Array]  # key and value, [layers, rows, positions, heads, 
 
 @dataclasses.dataclass(frozen=True)
 class Gpt2(Model):
-    """GPT-2; the defaults are the 124M model."""
+    """GPT-2; the defaults are the 124M model. With `pretrained`, its config.json decides the sizes."""
 
+    pretrained: str = ""
+    """A folder in Hugging Face's layout, or owner/repository[@revision] of the hub; empty: random weights."""
     vocab_size: int = 50257
     """Number of tokens."""
     context: int = 1024
@@ -47,16 +55,33 @@ class Gpt2(Model):
     """Dropout rate on embeddings, attention and both sublayers; None removes it from the program."""
     scan: bool = runtime(True)
     """Compile one block and scan it, instead of unrolling all."""
-    remat: bool = runtime(False)
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    remat: str = runtime("none")
+    """What each block recomputes in the backward pass: none, full, dots, all_dots or offload; see `core.remat`."""
 
     def __post_init__(self) -> None:
+        if self.pretrained:
+            self._take_sizes()
         for name in ("vocab_size", "context", "layers", "heads", "width"):
             if getattr(self, name) < 1:
                 raise UserError(f"{getattr(self, name)}", where=f"model.{name}", fix="Use at least 1.")
         check_rate(self.dropout)
+        check_remat(self.remat)
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not a multiple of {self.heads} heads", where="model.width")
+
+    def _take_sizes(self) -> None:
+        """Those of config.json. They go into the fields, so that whoever asks for one is told the truth."""
+        if not self.bias:
+            raise UserError("pretrained GPT-2 has biases", where="model.bias", fix="Leave it true.")
+        folder = hub.folder(self.pretrained)
+        arch = architecture(pretrained.read_config(folder), str(folder / pretrained.CONFIG))
+        for name, size in dataclasses.asdict(arch).items():
+            object.__setattr__(self, name, size)
+
+    @property
+    def arch(self) -> Gpt2Architecture:
+        """The sizes alone."""
+        return Gpt2Architecture(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Gpt2Architecture)})
 
     def module(self, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
         return Gpt2Module(self, policy, rngs)
@@ -67,6 +92,15 @@ class Gpt2(Model):
 
     def hparams(self) -> dict[str, float]:
         return {} if self.dropout is None else {"dropout": self.dropout}
+
+    def weights(self, leaves: Leaves) -> dict[str, Any]:
+        if not self.pretrained:
+            return {}
+        return weights.read(hub.folder(self.pretrained), leaves, self.arch.naming).values
+
+    def folder(self, params: Any, leaves: Leaves) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), self.dropout or 0.0)
+        return {**self.arch.config(), **rates}, with_biases(weights.write(params, leaves, self.arch.naming))
 
     def flops_per_token(self, length: int) -> float:
         """6 per matrix parameter (the tied output counts, embedding look-ups do not) plus 12 * layers * width * length
@@ -184,7 +218,7 @@ def _layer_norm(config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> nnx.LayerNorm:
     metadata: dict[str, Any] = {"axes": ("embed",)}
     return nnx.LayerNorm(
         config.width,
-        epsilon=1e-5,
+        epsilon=EPS,
         use_bias=config.bias,
         dtype=policy.compute,
         param_dtype=policy.param,

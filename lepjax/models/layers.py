@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lepjax.core.precision import Policy
+from lepjax.core.remat import rematerialised
 from lepjax.core.sharding import constrain, is_sharded
 
 STD = 0.02
@@ -79,10 +80,10 @@ def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, scan: bool, 
     return nnx.List([make(jax.tree.map(lambda x, i=i: x[i], split)) for i in range(count)])
 
 
-def run_layers(layers: Any, x: jax.Array, call: Callable[..., tuple[jax.Array, Any]], xs: Any, remat: bool) -> Any:
+def run_layers(layers: Any, x: jax.Array, call: Callable[..., tuple[jax.Array, Any]], xs: Any, remat: str) -> Any:
     """Calls `call(layer, x, index, xs[index]) -> (x, y)` through all layers. Returns `(x, stacked ys)`.
 
-    With `remat` the backward pass recomputes each layer instead of keeping its activations.
+    `remat` names what the backward pass recomputes of each layer; see `core.remat`.
     """
 
     def body(graphdef: Any, x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
@@ -92,7 +93,7 @@ def run_layers(layers: Any, x: jax.Array, call: Callable[..., tuple[jax.Array, A
     def pure(layer: Any) -> tuple[Callable[..., Any], Any]:
         graphdef, params = nnx.split(layer)
         step = functools.partial(body, graphdef)
-        return (jax.checkpoint(step) if remat else step), nnx.to_pure_dict(params)
+        return rematerialised(step, remat), nnx.to_pure_dict(params)
 
     if isinstance(layers, nnx.List):
         ys = []

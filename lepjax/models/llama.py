@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lepjax.core import hub
@@ -18,10 +19,11 @@ from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
 from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
+from lepjax.core.remat import check_remat
 from lepjax.core.sharding import constrain
 from lepjax.models import pretrained, weights
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
-from lepjax.models.llama_family import LlamaArchitecture, architecture
+from lepjax.models.llama_family import LlamaArchitecture, MetaArchitecture, architecture
 from lepjax.models.model import Model, check_rate
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
@@ -43,11 +45,12 @@ class Llama(Model):
     """Dropout rate on attention probabilities; None removes it from the program."""
     scan: bool = runtime(True)
     """Compile one block and scan it, instead of unrolling all."""
-    remat: bool = runtime(False)
-    """Recompute each block in the backward pass instead of keeping its activations."""
+    remat: str = runtime("none")
+    """What each block recomputes in the backward pass: none, full, dots, all_dots or offload; see `core.remat`."""
 
     def __post_init__(self) -> None:
         check_rate(self.dropout)
+        check_remat(self.remat)
 
     @property
     def arch(self) -> LlamaArchitecture:
@@ -80,6 +83,13 @@ class Llama(Model):
             return {}
         return weights.read(hub.folder(self.pretrained), leaves, self.arch.naming).values
 
+    def folder(self, params: Any, leaves: Leaves) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """In Hugging Face's layout, also where Meta's was read."""
+        arch = self.arch
+        if isinstance(arch, MetaArchitecture):
+            arch = LlamaArchitecture(**vars(arch))
+        return arch.config(), weights.write(params, leaves, arch.naming)
+
     def flops_per_token(self, length: int) -> float:
         """6 per matrix parameter (the output counts, tied or not) and 12 * layers * heads * size * length for attention:
         PaLM (Chowdhery et al., 2022), appendix B. Neither the causal mask nor a window saves anything in this count.
@@ -93,7 +103,7 @@ class Llama(Model):
 class LlamaModule(nnx.Module):
     """tokens int32[rows, length] -> logits [rows, length, vocabulary] (float32)."""
 
-    def __init__(self, arch: LlamaArchitecture, scan: bool, remat: bool, policy: Policy, rngs: nnx.Rngs) -> None:
+    def __init__(self, arch: LlamaArchitecture, scan: bool, remat: str, policy: Policy, rngs: nnx.Rngs) -> None:
         self.arch, self.remat, self.accumulate = arch, remat, policy.accumulate
         self.embed = embedding(arch.vocab_size, arch.width, "vocab", policy, rngs)
         self.layers = make_layers(lambda r: Block(arch, policy, r), arch.layers, scan, rngs)

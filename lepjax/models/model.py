@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from lepjax.core.errors import UserError
@@ -37,6 +38,11 @@ class Model:
     def weights(self, leaves: Leaves) -> dict[str, Any]:
         """Values that replace initial parameters: {leaf name: array of the leaf's shape}."""
         return {}
+
+    def folder(self, params: Any, leaves: Leaves) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """(config.json, {name: array}) of these parameters as transformers has them, for families that it knows."""
+        found = f"{type(self).__name__} has no form that transformers loads"
+        raise UserError(found, where="model", fix="Define its method `folder`.")
 
     def build(self, policy: Policy) -> Functional:
         return functional(lambda rngs: self.module(policy, rngs), self.stacks)

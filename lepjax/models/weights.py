@@ -48,6 +48,10 @@ class Naming:
     """Written without the prefix."""
     layouts: tuple[tuple[str, Layout], ...] = ((r"\.kernel$", TURNED),)
     """(pattern on our names, layout): the first that matches counts; others are kept as they are."""
+    ignored: tuple[str, ...] = ("position_ids",)
+    """Endings of their tensors that hold nothing learned."""
+    copies: tuple[tuple[str, str], ...] = ()
+    """(tensor, the one that it repeats), as they call them: a folder has one of the two, or both."""
 
     def theirs(self, name: str) -> str:
         for table, prefix in self.tables:
@@ -81,7 +85,7 @@ def read(folder: pathlib.Path, leaves: Leaves, naming: Naming) -> Loaded:
     tensors = Tensors.of(folder)
     values, new, used = {}, [], set()
     for leaf in parameters.flat(leaves):
-        found = [_find(tensors, naming.theirs(name), naming.base) for name in leaf.names]
+        found = [_find(tensors, naming.theirs(name), naming) for name in leaf.names]
         if None in found:
             if not leaf.name.startswith(naming.may_lack):
                 missing = naming.theirs(leaf.names[found.index(None)])
@@ -92,14 +96,27 @@ def read(folder: pathlib.Path, leaves: Leaves, naming: Naming) -> Loaded:
         arrays = [_fitted(tensors, name, leaf, naming.layout(leaf.name)) for name in names]
         values[leaf.name] = np.stack(arrays) if leaf.stacked else arrays[0]
         used.update(names)
-    unused = sorted(name for name in set(tensors.files) - used if not name.endswith("position_ids"))
+    used.update(_checked_copies(tensors, naming))
+    unused = sorted(name for name in set(tensors.files) - used if not name.endswith(naming.ignored))
     return Loaded(values, tuple(new), tuple(unused))
 
 
-def _find(tensors: Tensors, name: str, base: str) -> str | None:
-    """The tensor under this name, under the name without the family's prefix, or with the layer norms' old names."""
+def _find(tensors: Tensors, name: str, naming: Naming) -> str | None:
+    """The tensor under this name, without the family's prefix, with the layer norms' old names, or as its copy."""
     old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-    return next((n for n in (name, name.removeprefix(base), old, old.removeprefix(base)) if n in tensors.files), None)
+    copies = [copy for copy, original in naming.copies if original == name]
+    names = (name, name.removeprefix(naming.base), old, old.removeprefix(naming.base), *copies)
+    return next((n for n in names if n in tensors.files), None)
+
+
+def _checked_copies(tensors: Tensors, naming: Naming) -> list[str]:
+    """The copies that the folder has. Raises `UserError` for one that is another array: it would be lost."""
+    found = [(copy, _find(tensors, original, naming)) for copy, original in naming.copies if copy in tensors.files]
+    for copy, original in found:
+        if original is not None and not np.array_equal(tensors.read(copy), tensors.read(original), equal_nan=True):
+            where = f"{tensors.files[copy]} {copy}"
+            raise UserError(f"differs from {original}", where=where, fix="Both have to be the same array.")
+    return [copy for copy, _ in found]
 
 
 def _fitted(tensors: Tensors, name: str, leaf: Leaf, layout: Layout) -> Array:

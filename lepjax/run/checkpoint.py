@@ -25,6 +25,7 @@ from orbax.checkpoint import type_handlers
 from lepjax.core.errors import UserError
 from lepjax.core.state import State
 from lepjax.run import files
+from lepjax.run.processes import main_process, on_main
 
 _PARAMS = ("params", "model_state", "ema")
 Flat = dict[str, Any]
@@ -52,8 +53,7 @@ class Checkpoints:
         folder = self.path / str(step)
         if (folder / "manifest.json").exists():
             return  # a pure function of the step: it would be the same
-        if folder.exists():
-            shutil.rmtree(folder)  # debris of a save that never finished
+        on_main(lambda: shutil.rmtree(folder, ignore_errors=True))  # debris of a save that never finished
         flat = flatten(state)
         params = {name: x for name, x in flat.items() if name.split(".")[0] in _PARAMS}
         rest = {name: x for name, x in flat.items() if name not in params}
@@ -67,7 +67,7 @@ class Checkpoints:
 
     def _commit(self, step: int, meta: dict[str, Any], leaves: dict[str, Any], best: int | None) -> None:
         self._orbax.wait_until_finished()
-        if jax.process_index() != 0:
+        if not main_process():
             return
         folder = self.path / str(step)
         files.write_json(folder / "meta.json", {"step": step, **meta})
@@ -144,7 +144,7 @@ class Checkpoints:
 
     def _restore(self, step: int, wanted: Flat, items: tuple[str, ...]) -> Flat:
         where = f"checkpoint {step} of {self.path}"
-        if problem := self.damage(step):
+        if problem := on_main(lambda: self.damage(step)):
             raise UserError(f"damaged ({problem})", where=where)
         saved = files.read_json(self.path / str(step) / "manifest.json")["leaves"]
         if items == ("params",):

@@ -37,7 +37,56 @@ def compile_step(step: Step, state: State, batches: Sequence[Shapes], placement:
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with placement.scope():
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, placement.replicated))
-        return by_shape(lambda batch: jitted.lower(state, batch).compile(), batches, argument=1)
+        return by_shape(
+            lambda batch: Compiled(jitted.lower(state, batch).compile(), (state, batch)), batches, argument=1
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A program for `given`, abstract arguments with shardings. Others are refused, and the leaf that differs is named."""
+
+    program: Any
+    given: tuple[Any, ...]
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self.program(*arguments)
+        except (TypeError, ValueError) as error:
+            if changed := changed_leaves(self.given, arguments):
+                more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
+                raise UserError(changed[0] + more, where="the compiled step", fix=RECOMPILE) from error
+            raise
+
+    def __getattr__(self, name: str) -> Any:  # as_text, memory_analysis, ...
+        return getattr(self.program, name)
+
+
+RECOMPILE = (
+    "Something changed a leaf of the state or of the batch after it was compiled; keep shape, dtype and sharding."
+)
+
+
+def changed_leaves(expected: Any, found: Any) -> list[str]:
+    """In words, every leaf whose shape, dtype or sharding is another than that of the abstract `expected`."""
+    theirs = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(found)}
+    ours = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(expected)}
+    lines = [f"leaf {name} is missing" for name in ours if name not in theirs]
+    lines += [f"leaf {name} is new" for name in theirs if name not in ours]
+    for name in ours.keys() & theirs.keys():
+        want, have = ours[name], theirs[name]
+        if (want.shape, want.dtype) != (have.shape, have.dtype):
+            lines.append(f"leaf {name} is {have.dtype}{list(have.shape)}, compiled for {want.dtype}{list(want.shape)}")
+        elif not have.sharding.is_equivalent_to(want.sharding, len(want.shape)):
+            lines.append(f"leaf {name} lies on {have.sharding}, compiled for {want.sharding}")
+    return lines
+
+
+def _name(path: Any) -> str:
+    """`state.params.h.mlp...`, `batch.tokens`: the step's two arguments have names."""
+    argument, *rest = path
+    name = ("state", "batch")[argument.idx]
+    return ".".join([name, jax.tree_util.keystr(tuple(rest), simple=True, separator=".")])
 
 
 @dataclasses.dataclass(frozen=True)

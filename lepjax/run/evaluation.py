@@ -41,7 +41,8 @@ class Evaluator:
         shapes = planned_shapes(arranged, plan.shapes(), placement)
         with placement.scope():
             compiled = by_shape(self._compile, shapes, argument=2)
-        return Batches(arranged, plan, len(plan)), {name: shape.sharding for name, shape in shapes[0].items()}, compiled
+        shardings = {name: shape.sharding for name, shape in shapes[0].items()}
+        return self.built.scored(split), shardings, compiled
 
     def _compile(self, batch: Any) -> Any:
         state, shape = self.built.abstract, tuple((name, x.shape, x.dtype) for name, x in sorted(batch.items()))
@@ -63,7 +64,7 @@ class Evaluator:
         params = state.params if state.ema is None else state.ema
         results: dict[str, float] = {}
         for split, (batches, shardings, measure) in splits.items():
-            on_device = placed_ahead(read_ahead(batches, 0), shardings)
+            on_device = placed_ahead(read_ahead(batches, 0), shardings, part=batches.part)
             parts = (measure(params, state.model_state, batch, state.hparams) for _, batch in on_device)
             results |= {f"{split}_{name}": value for name, value in merged(self.metrics, parts).items()}
         return results

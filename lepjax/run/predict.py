@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lepjax.core.functional import Functional
-from lepjax.core.sharding import Placement
+from lepjax.core.sharding import Placement, gathered
 from lepjax.data.loader import Batches, place, read_ahead
 from lepjax.data.source import Rows, Source
 from lepjax.ops.dropout import Dropout
@@ -41,7 +41,7 @@ def predict(
     for cursor, (rows, batch) in enumerate(place_all(source, plan, placement)):
         with placement.scope():
             out = apply(params, model_state, batch)
-        yield plan.batch(cursor)[0], rows, jax.device_get(out)
+        yield plan.batch(cursor)[0], rows, jax.device_get(gathered(out, placement))
 
 
 def in_order(parts: Iterator[tuple[np.ndarray, Rows, Any]], records: int) -> np.ndarray:

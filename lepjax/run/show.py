@@ -39,7 +39,8 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     for note in built.splits.notes:
         say(console, f"data     {note}")
     looked_at = built.batches(min(built.total_steps, 16 if built.plan.note else 1))  # of unequal batches, a few
-    tokens = sum(experiment.task.tokens(looked_at[i]) for i in range(len(looked_at))) // len(looked_at)
+    shares = 1 if looked_at.part is None else looked_at.part.shares
+    tokens = round(shares * sum(experiment.task.tokens(looked_at[i]) for i in range(len(looked_at))) / len(looked_at))
     batch = f"{experiment.data.batch_size} rows" + (
         f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1)
     )

@@ -13,6 +13,7 @@ from lepjax.core import plateau
 from lepjax.experiment import EarlyStopping
 from lepjax.run.callbacks import Callback, Values
 from lepjax.run.fit import Loop, diverged, early, interrupted
+from lepjax.run.processes import Meeting
 
 
 def improves(value: float, best: float, mode: str, min_delta: float = 0.0) -> bool:
@@ -118,10 +119,14 @@ class StopDiverged(Callback):
 
 
 class StopOnSignal(Callback):
-    """The first SIGINT or SIGTERM ends the run after the current step, saved; the second ends it at once."""
+    """The first SIGINT or SIGTERM ends the run after the current step, saved; the second ends it at once.
+
+    Of several processes any may receive it: all stop after the same step.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.meeting: Meeting | None = None
         self._old: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -142,6 +147,17 @@ class StopOnSignal(Callback):
         self.received = signal.Signals(number)
         self._restore()  # the next one has its usual effect
 
+    def started(self, loop: Loop) -> None:
+        self.meeting = Meeting(loop.step)
+
     def stepped(self, loop: Loop) -> None:
-        if self.received is not None and loop.stop is None:
-            loop.stop = interrupted(f"{self.received.name} at step {loop.step}")
+        if self.meeting is None:
+            return
+        if self.received is not None:
+            self.meeting.ask(self.received.name)
+        if self.meeting.passed(loop.step) and loop.stop is None:
+            loop.stop = interrupted(f"{self.meeting.reason} at step {loop.step}")
+
+    def finished(self, loop: Loop) -> None:
+        if self.meeting is not None:
+            self.meeting.close()

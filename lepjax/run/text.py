@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from lepjax.core.errors import UserError
+from lepjax.core.sharding import gathered
 from lepjax.data.tokens import TokenWindows
 from lepjax.experiment import FinalEvaluation
 from lepjax.models.generation import Generator, Sampling
@@ -58,5 +59,6 @@ def generate(trained: Trained, prompt: str, tokens: int, sampling: Sampling, see
     if vocabulary is None or context is None:
         raise UserError("the experiment is no text model with a vocabulary", where="generate")
     generator = Generator(trained.built.model, context)
-    out = generator(trained.params, vocabulary.encode(prompt)[None], tokens, sampling, seed)
+    params = gathered(trained.params, trained.built.placement)
+    out = generator(params, vocabulary.encode(prompt)[None], tokens, sampling, seed)
     return vocabulary.decode(out[0])

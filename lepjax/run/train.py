@@ -8,6 +8,7 @@ import math
 import pathlib
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
@@ -24,12 +25,14 @@ from lepjax.run.backend import use_compile_cache
 from lepjax.run.callbacks import Callback, give_memory
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.compiled import compile_step, planned_shapes
+from lepjax.run.compiles import Compiles, WatchCompiles
 from lepjax.run.debug import debug_step
 from lepjax.run.directory import RunDirectory, default_path
 from lepjax.run.evaluation import Evaluate, Evaluator, check_mode, check_monitor
 from lepjax.run.events import LogMetrics
 from lepjax.run.final import Section, Trained
 from lepjax.run.fit import Clock, Loop, fit
+from lepjax.run.processes import agree, main_process, on_main, total
 from lepjax.run.progress import ShowEvaluation, ShowProgress
 from lepjax.run.saving import Save
 from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly, StopOnSignal
@@ -58,7 +61,7 @@ def train(
 
     `callbacks` come last. Raises `UserError` before anything is compiled or written.
     """
-    console = console or Console(quiet=jax.process_index() != 0)
+    console = console or Console(quiet=not main_process())
     clock = Clock()
     clock.add("import", import_seconds)
     use_compile_cache()
@@ -67,8 +70,9 @@ def train(
         built = experiments.build(experiment, passes=directory.passes())
     check_monitors(experiment, built)
     before = directory.experiment() if directory.path.is_dir() else None
-    directory.claim(experiment)
-    directory.keep_passes(built.work.epochs)
+    agree("data", {"the data's fingerprint": built.plan.fingerprint, "the run directory": str(directory.path)})
+    on_main(lambda: directory.claim(experiment))
+    on_main(lambda: directory.keep_passes(built.work.epochs))
     checkpoints = Checkpoints(directory.checkpoints, say=lambda line: console.print(f"lepjax: {line}", highlight=False))
     try:
         with StopOnSignal() as signals:
@@ -107,25 +111,27 @@ class _Run:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def go(self, before: Experiment | None) -> Outcome:
-        start = self.checkpoints.newest_good()
+        start = on_main(self.checkpoints.newest_good)
         if (done := self._finished_before(start)) is not None:
             return done
-        plan = self.built.plan
-        self.directory.write_manifest(plan.fingerprint, dict(self.built.placement.mesh.shape))
+        if main_process():
+            self.directory.write_manifest(self.built.plan.fingerprint, dict(self.built.placement.mesh.shape))
         show.before_training(self.console, self.experiment, self.built, self.directory.path)
         state, meta = self._restore_or_init(start, before)
-        self.directory.forget_after(start or 0)
+        on_main(lambda: self.directory.forget_after(start or 0))
         utilisation = self._utilisation()  # while nothing else computes: after compiling, threads still write the cache
         evaluator, step, stream = self._compile(state)
         best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
+        part = self.built.batches().part
+        shares = 1 if part is None else part.shares
         loop = Loop(
             state=state,
             step=start or 0,
             total_steps=self.built.total_steps,
             callbacks=self._callbacks(evaluator, best, utilisation),
             log_every=self.experiment.log_every,
-            count=self.experiment.task.tokens,
-            size=(lambda rows: rows["tokens"].size) if plan.note else None,
+            count=lambda rows: self.experiment.task.tokens(rows) * shares,
+            size=(lambda rows: rows["tokens"].size * shares) if self.built.plan.note else None,
             clock=self.clock,
             results=meta["results"],
             evaluated=meta["evaluated"],
@@ -148,7 +154,7 @@ class _Run:
 
     def _callbacks(self, evaluator: Evaluator, best: Best | None, utilisation: Any) -> tuple[Callback, ...]:
         experiment = self.experiment
-        main = jax.process_index() == 0
+        main = main_process()
         chosen: list[Callback | None] = [
             LogMetrics(self.directory) if main else None,
             ShowProgress(self.console, utilisation) if main else None,
@@ -161,6 +167,7 @@ class _Run:
             *self.extra,
             Evaluate(evaluator, self.built.evaluate_every),
             Save(self.checkpoints, experiment.checkpoint_every, {"plan": self.built.plan.fingerprint}, best),
+            WatchCompiles(self.say) if main else None,
         ]
         return tuple(callback for callback in chosen if callback is not None)
 
@@ -180,15 +187,15 @@ class _Run:
         batches = built.batches(cursor + built.total_steps - step)
         shapes = planned_shapes(built.source, built.plan.shapes(), built.placement)
         begun = time.perf_counter()
-        with self.clock.phase("compile"):
+        with self.clock.phase("compile"), Compiles() as compiles:
             evaluator = Evaluator(built)
             if self.experiment.debug:
                 run_step = debug_step(built, self.say)
             else:
                 run_step = compile_step(built.step, built.abstract, shapes, built.placement)
-        self.say(f"compiled in {time.perf_counter() - begun:.1f} s")
+        self.say(f"compiled in {time.perf_counter() - begun:.1f} s ({compiles.told()})")
         shardings = {name: shape.sharding for name, shape in shapes[0].items()}
-        return evaluator, run_step, placed_ahead(read_ahead(batches, cursor), shardings)
+        return evaluator, run_step, placed_ahead(read_ahead(batches, cursor), shardings, part=batches.part)
 
     def _restore_or_init(self, start: int | None, before: Experiment | None) -> tuple[State, dict[str, Any]]:
         if start is None:
@@ -206,7 +213,7 @@ class _Run:
         self.say(f"resuming at step {start} of {self.built.total_steps}")
         for path, old, new in changes:
             self.say(f"changed on resume: {path} {old} -> {new}")
-        if changes:
+        if changes and main_process():
             _append_line(self.directory.path / "changes.jsonl", {"step": start, "changes": changes})
         return self._with_hparams(state), meta
 
@@ -256,20 +263,26 @@ class _Run:
             "steps": loop.step,
             "total_steps": loop.total_steps,
             "skipped": int(loop.state.skipped),
-            "tokens": loop.tokens,
+            "tokens": round(total(loop.tokens / jax.process_count())),
             **{name: _json_number(value) for name, value in {**loop.results, **scores, **values}.items()},
             **(
                 {"best": {"metric": best.monitor, "value": _json_number(best.value), "step": best.step}} if best else {}
             ),
             "seconds": {name: round(seconds, 2) for name, seconds in self.clock.seconds.items()},
         }
-        if jax.process_index() == 0:
+        if main_process():
             files.write_json(self.directory.result, result)
         show.result(self.console, result, sections)
         outcome = Outcome(self.directory, result, sections, loop.stop.code if loop.stop else DONE, trained)
         for callback in loop.callbacks:
             callback.concluded(outcome)
         return outcome
+
+
+def facts(experiment: Experiment) -> dict[str, str]:
+    """What must be equal in all processes of a run: versions and every field."""
+    versions = {name: metadata.version(name) for name in ("lepjax", "jax", "jaxlib", "flax", "optax")}
+    return {**versions, **{path: repr(value) for path, _, value in fields.walk(experiment)}}
 
 
 def _renamed(last: dict[str, float]) -> dict[str, float]:

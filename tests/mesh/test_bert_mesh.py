@@ -2,45 +2,43 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from lepjax.data.batching import Packed
-from tests.collectives import collectives
+from lepjax.testing import relative, stepper
 from tests.labelled import Labelled, labelled
-from tests.tiny import relative, stepper
 
 STEPS = 20
 TOLERANCE = 1e-5
-MESHES = ["data=8", pytest.param("data=4,tensor=2", marks=pytest.mark.full), "data=2,fsdp=2,tensor=2"]
 
 
 @pytest.fixture(scope="module")
 def one_device():
-    return stepper(labelled(), devices=1).run(STEPS)
+    return on_one(labelled()).run(STEPS)
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-def test_losses_equal_one_device(mesh, one_device):
-    run = stepper(labelled(mesh=mesh))
-    assert relative(run.run(STEPS), one_device) <= TOLERANCE
-    found = collectives(run.compiled, run.built.placement.mesh)
-    axes = {part.split("=")[0] for part in mesh.split(",")}
-    assert axes <= {axis for _, group in found for axis in group}
-    # Merging rows and places for the dense layers, or cutting heads for attention, must not move activations about.
-    assert not [kind for kind, _ in found if kind == "all-to-all"]
-    assert not [group for kind, group in found if kind == "all-gather" and "data" in group]
+def on_one(experiment):
+    return stepper(experiment, jax.devices()[:1])
+
+
+def test_no_activation_is_moved():
+    """Merging rows and places for the dense layers, or cutting heads for attention, tells nothing."""
+    found = stepper(labelled(mesh="data=2,fsdp=2,tensor=2")).collectives()
+    assert not [c for c in found if c.kind == "all-to-all"]
+    assert not [c for c in found if c.kind == "all-gather" and "data" in c.axes]
 
 
 def test_packed_rows_equal_one_device():
     data = Labelled(batch_size=8, batching=Packed(length=32, slots=4))
-    one = stepper(labelled(data=data), devices=1).run(5)
+    one = on_one(labelled(data=data)).run(5)
     assert relative(stepper(labelled(data=data, mesh="data=4,tensor=2")).run(5), one) <= TOLERANCE
 
 
 def test_scanned_layers_equal_unrolled_ones(one_device):
     model = dataclasses.replace(labelled().model, scan=True)
-    assert relative(stepper(labelled(model=model), devices=1).run(STEPS), one_device) <= TOLERANCE
+    assert relative(on_one(labelled(model=model)).run(STEPS), one_device) <= TOLERANCE
 
 
 def test_sabotage_a_lost_shard_is_noticed(one_device):

@@ -39,7 +39,7 @@ def error(model, params, golden):
     return np.abs(np.asarray(logits)[0] - golden["logits"]).max()
 
 
-@pytest.mark.parametrize("options", [{}, {"scan": False}, {"remat": True}])
+@pytest.mark.parametrize("options", [{}, {"scan": False}, {"remat": "full"}])
 def test_logits(folder, golden, options):
     _, model, params = loaded(folder, **options)
     assert parameters.count(model.leaves) == 260_032

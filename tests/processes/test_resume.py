@@ -1,12 +1,7 @@
 """Stopping anywhere and going on in a fresh process gives the losses of the uninterrupted run, bit for bit."""
 
 import dataclasses
-import json
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -15,31 +10,27 @@ import pytest
 from lepjax.experiment import build
 from lepjax.run import files
 from lepjax.run.checkpoint import Checkpoints
-from tests.processes.worker import STEPS, experiment
-from tests.tiny import hex_losses
+from lepjax.testing import Job, hex_losses, in_fresh_processes
+from tests.processes.experiments import STEPS, experiment
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 # before anything, after one step, inside an epoch, the epoch's edge (6), after the skipped step, the last step
 STOPS = (0, 1, 4, 6, 9, STEPS)
 
 
-def work(folder, jobs, devices=1):
-    environment = {**os.environ, "DEVICES": str(devices)}
-    command = [sys.executable, "-m", "tests.processes.worker", str(folder), json.dumps(jobs)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+def job(folder, name, stop=None, mesh="auto"):
+    return Job(experiment(folder / name, mesh), stop)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """One process is the oracle, one stops at every step of STOPS, a third goes on; a fourth does so on 8 devices."""
     folder = tmp_path_factory.mktemp("runs")
-    work(folder, [{"run": "oracle"}])
-    work(folder, [{"run": f"stop{stop}", "stop": stop} for stop in STOPS])
+    in_fresh_processes([job(folder, "oracle")])
+    in_fresh_processes([job(folder, f"stop{stop}", stop) for stop in STOPS])
     shutil.copytree(folder / "stop4", folder / "mesh4")
     shutil.copytree(folder / "stop9", folder / "saved9")
-    work(folder, [{"run": f"stop{stop}"} for stop in STOPS])
-    work(folder, [{"run": "mesh4", "mesh": "data=2,fsdp=2,tensor=2"}], devices=8)
+    in_fresh_processes([job(folder, f"stop{stop}") for stop in STOPS])
+    in_fresh_processes([job(folder, "mesh4", mesh="data=2,fsdp=2,tensor=2")], devices=8)
     return folder
 
 
@@ -103,7 +94,7 @@ def robbed(runs):
         shutil.rmtree(run / "checkpoints")
         checkpoints.save(9, lose(state, built.init()), meta)
         checkpoints.close()
-    work(runs, [{"run": lose.__name__} for lose in LOSSES])
+    in_fresh_processes([job(runs, lose.__name__) for lose in LOSSES])
     return runs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,20 +55,20 @@ class Compiles:
 
 
 class WatchCompiles(Callback):
-    """Tells of every program that is compiled after the first step: each makes the run wait.
+    """Tells of every program that is compiled after the first `spared` steps: each makes the run wait.
 
     The training step itself cannot be among them: it is compiled for its shapes beforehand, and refuses others.
     """
 
-    def __init__(self, say: Any) -> None:
-        self.say = say
+    def __init__(self, say: Callable[[str], None], spared: int = 1) -> None:
+        self.say, self.spared = say, spared  # in the first step callbacks meet their first values
         self.compiles = Compiles()
         self.late: list[Program] = []
-        self._first = -1
+        self._from = 0
 
     def started(self, loop: Loop) -> None:
         self.compiles.__enter__()
-        self._first = loop.step + 1
+        self._from = loop.step + self.spared
 
     def stepped(self, loop: Loop) -> None:
         self._tell(loop)
@@ -77,8 +78,8 @@ class WatchCompiles(Callback):
 
     def _tell(self, loop: Loop) -> None:
         new, self.compiles.programs = self.compiles.programs, []
-        if loop.step <= self._first:
-            return  # callbacks meet their first values
+        if loop.step <= self._from:
+            return
         self.late += new
         for program in new:
             how = "loaded from the cache" if program.cached else "compiled"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lepjax.core.errors import UserError
 from lepjax.core.optimizers import AdamW
 from lepjax.core.plateau import Plateau
 from lepjax.core.schedules import Cosine
@@ -16,21 +17,10 @@ from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import batch_shapes
 from lepjax.run.fit import Loop, fit
 from lepjax.run.train import train
+from lepjax.testing import assert_compiles_once, stepper
 from tests.tiny import tiny
 
 QUIET = Console(quiet=True)
-
-
-class Compiles:
-    """Counts programs compiled (or fetched from the cache) while active."""
-
-    def __init__(self):
-        self.count = 0
-        jax.monitoring.register_event_duration_secs_listener(self.heard)
-        self.active = False
-
-    def heard(self, event, seconds, **_):
-        self.count += self.active and event == "/jax/core/compile/backend_compile_duration"
 
 
 class FromStep(Callback):
@@ -44,37 +34,39 @@ class FromStep(Callback):
             self.act(loop)
 
 
-def run_counting(tmp_path, act_at_3, steps=8, **changes):
-    compiles = Compiles()
-    begin = FromStep(1, lambda loop: setattr(compiles, "active", True))
-    end = FromStep(steps, lambda loop: setattr(compiles, "active", False))
-    experiment = tiny(
-        run_dir=str(tmp_path / "run"), length=Steps(steps), evaluate_every=Steps(4), checkpoint_every=3, **changes
-    )
-    train(experiment, callbacks=[begin, FromStep(3, act_at_3), end], console=QUIET)
-    return compiles.count
+def test_nothing_compiles_after_the_first_step():
+    """Every hyperparameter changes on the way, and the run evaluates and saves."""
+    assert_compiles_once(tiny())
 
 
-def test_nothing_compiles_after_the_first_step(tmp_path):
-    def change(loop):
-        for name, value in {
-            "learning_rate": 5e-4,
-            "weight_decay": 0.2,
-            "clip_norm": 0.3,
-            "warmup_steps": 7.0,
-            "dropout": 0.3,
-            "beta2": 0.9,
-        }.items():
-            loop.set_hparam(name, value)
+def test_sabotage_a_program_in_the_middle_of_a_run_is_named():
+    def scaled(x):
+        return x * 3.14159
 
-    assert run_counting(tmp_path, change) == 0
+    with pytest.raises(AssertionError, match=r"compiled after the first step: jit\(scaled\)"):
+        assert_compiles_once(tiny(), callbacks=(FromStep(3, lambda loop: jax.jit(scaled)(np.ones(7))),))
 
 
-def test_sabotage_a_python_float_or_a_new_program_is_counted(tmp_path):
-    def compile_something(loop):
-        jax.jit(lambda x: x * 3.14159)(np.ones(7))
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda x: x[:16], r"leaf state.params.ln_f.scale is float32\[16\], compiled for float32\[64\]"),
+        (lambda x: x.astype("bfloat16"), r"leaf state.params.ln_f.scale is bfloat16\[64\], compiled for float32"),
+        (lambda x: jax.device_put(x, jax.devices()[3]), r"leaf state.params.ln_f.scale lies on .*compiled for Named"),
+    ],
+)
+def test_a_step_names_the_leaf_that_would_recompile_it(change, found):
+    run = stepper(tiny(), jax.devices()[:1])
 
-    assert run_counting(tmp_path, compile_something) >= 1
+    def spoiled(loop):
+        params = {**loop.state.params, "ln_f": {**loop.state.params["ln_f"]}}
+        params["ln_f"]["scale"] = change(params["ln_f"]["scale"])
+        loop.state = dataclasses.replace(loop.state, params=params)
+
+    run.run(1)
+    spoiled(run)
+    with pytest.raises(UserError, match=found):
+        run.run(1)
 
 
 def test_hyperparameters_are_not_constants_of_the_program():

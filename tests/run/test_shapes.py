@@ -21,12 +21,13 @@ from lepjax.models.bert_heads import SequenceClassification
 from lepjax.run import train as running
 from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import by_shape
+from lepjax.run.compiles import WatchCompiles
 from lepjax.run.evaluation import Evaluator
 from lepjax.run.fit import interrupted
 from lepjax.run.predict import applied, in_order, predict
 from lepjax.run.train import train
 from lepjax.tasks.classification import Classification
-from tests.tiny import hex_losses
+from lepjax.testing import hex_losses
 
 QUIET = Console(quiet=True)
 BUCKETS, PACKED = Buckets(lengths=(8, 16)), Packed(length=32, slots=6)
@@ -77,28 +78,11 @@ def experiment(batching=BUCKETS, **changes):
 # ---- compiling ----
 
 
-class Compiles(Callback):
-    """Counts programs compiled (or fetched from the cache) from before the first step until after the last."""
-
-    def __init__(self):
-        self.count, self.active = 0, False
-        jax.monitoring.register_event_duration_secs_listener(self.heard)
-
-    def heard(self, event, seconds, **_):
-        self.count += self.active and event == "/jax/core/compile/backend_compile_duration"
-
-    def started(self, loop):
-        self.active = True
-
-    def stepped(self, loop):
-        self.active = not loop.last
-
-
 def compiles_and_losses(run, batching=BUCKETS):
     """(programs compiled while training and evaluating, {step: loss}) of a whole run."""
-    compiles = Compiles()
-    train(experiment(batching, run_dir=str(run), evaluate_every=Steps(6)), callbacks=[compiles], console=QUIET)
-    return compiles.count, hex_losses(run)
+    watch = WatchCompiles(say=lambda line: None, spared=0)
+    train(experiment(batching, run_dir=str(run), evaluate_every=Steps(6)), callbacks=[watch], console=QUIET)
+    return len(watch.late), hex_losses(run)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +116,7 @@ def test_sabotage_a_program_that_compiles_when_it_is_called_is_counted(tmp_path,
 def test_sabotage_a_shape_that_was_not_announced_ends_the_run(tmp_path, monkeypatch, left):
     shapes = BucketPlan.shapes
     monkeypatch.setattr(BucketPlan, "shapes", lambda plan: shapes(plan)[left : left + 1])
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match=r"leaf batch\.\w+ is \w+\[4, (8|16)\], compiled for"):
         compiles_and_losses(tmp_path / "run")
 
 

@@ -213,6 +213,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     check_seed(experiment.seed)
     devices = jax.devices() if devices is None else devices
     sizes = sharding.parse_mesh(experiment.mesh, len(devices))
+    check_all_take_part(experiment.mesh, sizes, devices)
     placement = Placement(sharding.make_mesh(sizes, devices), allow_replication=experiment.allow_replication)
     check_batch_sizes(experiment, sizes)
     if experiment.offload_optimizer:
@@ -299,15 +300,25 @@ def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
         )
 
 
+def check_all_take_part(mesh: str, sizes: dict[str, int], devices: list[jax.Device]) -> None:
+    """Raises `UserError` where a process of several would have nothing to compute."""
+    used = math.prod(sizes.values())
+    if jax.process_count() > 1 and used < len(devices):
+        found = f"{used} of {len(devices)} devices, which belong to {jax.process_count()} processes"
+        raise UserError(found, where=f"mesh {mesh}", fix="Use all devices, such as with one axis at -1.")
+
+
 def check_vocabulary(experiment: Experiment, splits: Splits) -> None:
     """Raises `UserError` where the data has tokens the model does not know: looking them up would give NaN."""
     size = getattr(experiment.model, "vocab_size", None)
     needed = splits.vocabulary.size if splits.vocabulary is not None else splits.largest_token + 1
     if size is not None and needed > size:
+        own = any(field.name == "vocab_size" for field in dataclasses.fields(experiment.model))
+        part = "model" if own else "model.architecture"
         raise UserError(
             f"the data has {needed} tokens, the model {size}",
-            where="model.vocab_size",
-            fix=f"Pass --model.vocab-size {needed} or more.",
+            where=f"{part}.vocab_size",
+            fix=f"Pass --{part}.vocab-size {needed} or more.",
         )
 
 

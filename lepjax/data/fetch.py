@@ -125,7 +125,7 @@ def _stem(file: pathlib.Path) -> str:
     return match["split"] if match else stem
 
 
-def _check_complete(split: str, files: list[pathlib.Path]) -> None:
+def check_complete(split: str, files: list[pathlib.Path]) -> None:
     shards = [SHARD.fullmatch(file.name.removesuffix(".gz").rpartition(".")[0]) for file in files]
     counts = {match["count"] if match else "" for match in shards}
     in_own_folder = all(canonical(file.parent.name) == split for file in files)
@@ -146,7 +146,7 @@ def _parts(found: dict[str, list[pathlib.Path]], known: Known, said: str = "") -
 
 
 def read_files(split: str, files: list[pathlib.Path], known: Known) -> Table:
-    _check_complete(split, files)
+    check_complete(split, files)
     return tables.joined([_read_file(file, known) for file in files])
 
 

@@ -54,10 +54,10 @@ def _listen(rank: Rank, facts: Facts, seconds: float) -> dict[str, str] | None:
                 caller = server.accept()[0]
                 caller.settimeout(5.0)
                 told = _receive(caller)
-            except (OSError, ValueError):
+                found[int(told["rank"])] = dict(told["facts"])
+                callers.append(caller)
+            except (OSError, ValueError, KeyError, TypeError):
                 continue  # late, or no process of ours
-            found[told["rank"]] = told["facts"]
-            callers.append(caller)
         verdict = _missing(rank, found, seconds) or difference(found)
         for caller in callers:
             _answer(caller, verdict)

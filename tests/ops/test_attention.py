@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lepjax.core import rng
-from lepjax.ops.attention import attention
+from lepjax.ops.attention import attention, fits_cudnn, fused
 from lepjax.ops.dropout import Dropout
 from lepjax.ops.sight import ALL, Sight
 
@@ -103,3 +103,36 @@ def test_dropout_acts_on_probabilities():
     dropped = ours(query, key, ones, drop=Dropout(jnp.float32(0.5), keys))
     assert np.std(dropped) > 0.1, "rows of dropped probabilities no longer sum to 1"
     np.testing.assert_array_equal(ours(query, key, value, drop=Dropout(jnp.float32(1.0), keys)), 0.0)
+
+
+# ---- cuDNN, as far as it can be checked without a GPU: what it is given, and that this means the same ----
+
+
+@pytest.mark.parametrize("case", ["full", "causal", "window"])
+def test_what_cudnn_is_asked_for_is_the_same_attention(case, monkeypatch):
+    asked = []
+
+    def elsewhere(query, key, value, sight, implementation):
+        asked.append(implementation)
+        return fused(query, key, value, sight, "xla")
+
+    monkeypatch.setattr("lepjax.ops.attention.fused", elsewhere)
+    sight, arrays = CASES[case][0], inputs(jnp.bfloat16)
+    expected = attention(*arrays, sight=sight)
+    assert asked == [], "there is no GPU here"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    np.testing.assert_allclose(np.float32(attention(*arrays, sight=sight)), np.float32(expected), rtol=0.02, atol=0.02)
+    assert asked == ["cudnn"]
+    attention(*inputs(jnp.float32), sight=sight)
+    assert asked == ["cudnn"], "it computes in half precision alone"
+
+
+def test_what_cudnn_cannot_do_stays_ours():
+    query, key, _ = inputs(jnp.bfloat16)
+    keys = rng.row_keys(jax.random.key(0), ROWS)
+    assert fits_cudnn(query, key, CAUSAL, Dropout())
+    assert not fits_cudnn(query, key, CAUSAL, Dropout(jnp.float32(0.1), keys))
+    assert not fits_cudnn(query[:, :1], key, CAUSAL, Dropout()), "a cache"
+    assert not fits_cudnn(query[..., :6], key[..., :6], CAUSAL, Dropout())
+    for sight in (Sight(causal=True, offset=2), CASES["segments"][0], CASES["padding"][0]):
+        assert not fits_cudnn(query, key, sight, Dropout())

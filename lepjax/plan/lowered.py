@@ -1,0 +1,116 @@
+"""A training step without its data, its weights or its devices: shapes, shardings, and the lowered program.
+
+The mesh may be abstract (`absent`): then everything is arithmetic and tracing, and a step for a thousand chips is
+lowered on a laptop. With a mesh of devices, simulated ones too, the lowered step also compiles.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType, Mesh
+
+from lepjax.core import rng
+from lepjax.core.functional import Functional
+from lepjax.core.offload import HOST, optimizer_on_host, visiting
+from lepjax.core.optimizers import freezing
+from lepjax.core.precision import policy
+from lepjax.core.sharding import Placement, state_shardings
+from lepjax.core.state import State, create
+from lepjax.core.step import Step, make_train_step
+from lepjax.experiment import Experiment, check_batch_sizes
+from lepjax.tasks.task import make_loss
+
+Shapes = dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclasses.dataclass(frozen=True)
+class AbstractStep:
+    """`step(state, batch)`, and its arguments as shapes that carry their shardings."""
+
+    model: Functional
+    placement: Placement
+    step: Step
+    state: State
+    batch: Shapes
+
+    def lower(self, platforms: tuple[str, ...] | None = None) -> Any:
+        """The program (`jax.stages.Lowered`), as `run.compiled` lowers it. An abstract mesh needs its `platforms`,
+        such as ("tpu",).
+        """
+        shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        with self.placement.scope():
+            jitted = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, self.placement.replicated))
+            return jitted.trace(self.state, self.batch).lower(lowering_platforms=platforms)
+
+
+def absent(sizes: dict[str, int]) -> AbstractMesh:
+    """A mesh of these sizes (`sharding.parse_mesh`) over devices that need not exist."""
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def abstract_step(experiment: Experiment, mesh: Mesh | AbstractMesh, batch: Shapes) -> AbstractStep:
+    """What `experiment.build` composes, for batches like `batch`, without reading data.
+
+    A task that learns something from its data (names of classes) is taken as it is. Raises `UserError` for what does
+    not fit the mesh.
+    """
+    check_batch_sizes(experiment, dict(mesh.shape))
+    placement = Placement(mesh, allow_replication=experiment.allow_replication)
+    precision = policy(experiment.precision)
+    model = experiment.model.build(precision)
+    hparams = experiment.hparams(1)  # leaves of the state: their values are not part of the program
+    optimizer = experiment.optimizer.build(model.leaves)
+    loss = freezing(make_loss(experiment.task, model), experiment.optimizer.frozen(model.leaves))
+    step = make_train_step(loss, optimizer, experiment.optimizer.schedule, precision, experiment.accumulate)
+
+    def fresh() -> State:
+        params, model_state = model.init(rng.seed_key(0, rng.INIT))
+        opt_state = optimizer(hparams).init(params)
+        key, scale = rng.seed_key(0, rng.TRAIN), precision.loss_scale()
+        return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
+
+    state = jax.eval_shape(fresh)
+    shardings = state_shardings(state, model.leaves, placement)
+    if experiment.offload_optimizer:
+        shardings, step = optimizer_on_host(shardings), visiting(step)
+    return AbstractStep(
+        model=model,
+        placement=placement,
+        step=step,
+        state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings),
+        batch={
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.batch(x, name)) for name, x in batch.items()
+        },
+    )
+
+
+def token_batch(rows: int, length: int) -> Shapes:
+    """A batch of `data.tokens.TokenWindows`."""
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    return {"tokens": tokens, "targets": tokens, "weight": jax.ShapeDtypeStruct((rows,), jnp.float32)}
+
+
+def total_bytes(tree: Any) -> int:
+    """Of all arrays of a tree of shapes."""
+    return sum(math.prod(x.shape) * _itemsize(x) for x in jax.tree.leaves(tree))
+
+
+def bytes_per_device(tree: Any, host: bool = False) -> int:
+    """Of the arrays of a tree of shapes with shardings: what one device holds of them, or the host for it."""
+    here = [x for x in jax.tree.leaves(tree) if (x.sharding.memory_kind == HOST) == host]
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * _itemsize(x) for x in here)
+
+
+def sharded_share(tree: Any) -> float:
+    """The share of a tree's bytes in arrays that are cut at all."""
+    cut = [x for x in jax.tree.leaves(tree) if x.sharding.shard_shape(x.shape) != x.shape]
+    return total_bytes(cut) / total_bytes(tree)
+
+
+def _itemsize(x: Any) -> int:
+    return x.dtype.itemsize

@@ -6,7 +6,16 @@ import pathlib
 import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "lepjax"
-FLOORS = (("core",), ("ops",), ("models", "data"), ("tasks",), ("experiment",), ("run",), ("report", "plan", "testing"), ("cli",))
+FLOORS = (
+    ("core",),
+    ("ops",),
+    ("models", "data"),
+    ("tasks",),
+    ("experiment",),
+    ("run",),
+    ("report", "plan", "testing"),
+    ("cli",),
+)
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 

@@ -25,6 +25,7 @@ from experiments.benchmarks.timing import collect, machine, spread
 
 LEPJAX = str(pathlib.Path(sys.executable).with_name("lepjax"))
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+QUICKSTART = "experiments/quickstart.py"
 # What lepjax itself asks of JAX's cache where the environment says nothing: every program that took 0.2 s to compile.
 CACHE_ALL = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 PATIENCE = 600.0  # seconds for one run to reach its first step
@@ -54,8 +55,8 @@ def import_seconds(*modules: str) -> list[float]:
     return [float(line) for line in out.stdout.split()]
 
 
-def first_step_seconds(cache: pathlib.Path) -> float:
-    """Seconds from launching the quickstart to its first step: the time in the first line of metrics.jsonl.
+def first_step_seconds(cache: pathlib.Path, script: str = QUICKSTART) -> float:
+    """Seconds from launching an experiment to its first step: the time in the first line of metrics.jsonl.
 
     That line is written when the step's values have reached the host and before anything is evaluated; then the process
     is killed, since held-out data is of no interest here.
@@ -64,7 +65,7 @@ def first_step_seconds(cache: pathlib.Path) -> float:
     with tempfile.TemporaryDirectory() as folder:
         metrics = pathlib.Path(folder) / "run" / "metrics.jsonl"
         options = ["--steps", "1", "--log-every", "1", "--run-dir", str(metrics.parent)]
-        command = [LEPJAX, "train", str(ROOT / "experiments" / "quickstart.py"), *options]
+        command = [LEPJAX, "train", str(ROOT / script), *options]
         launched = time.time()
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
         try:
@@ -88,15 +89,15 @@ def _first_line(file: pathlib.Path, process: subprocess.Popen[bytes]) -> dict[st
     raise TimeoutError(f"no step in {PATIENCE:.0f} s")
 
 
-def cold_and_warm() -> tuple[float, float]:
+def cold_and_warm(script: str = QUICKSTART) -> tuple[float, float]:
     """Seconds to the first step with an empty compile cache, then with the one that this left behind."""
     with tempfile.TemporaryDirectory() as folder:
         cache = pathlib.Path(folder)
         assert not any(cache.iterdir()), "the cache of a cold start must be empty"
-        cold = first_step_seconds(cache)
+        cold = first_step_seconds(cache, script)
         filled = sorted(cache.iterdir())
         assert any(path.name.startswith("jit_step") for path in filled), "the cold start must leave the step behind"
-        warm = first_step_seconds(cache)
+        warm = first_step_seconds(cache, script)
         programs = [path for path in cache.iterdir() if path.name.endswith("-cache")]
         assert set(programs) <= set(filled), "a warm start must compile nothing that the cold one has not"
     return cold, warm

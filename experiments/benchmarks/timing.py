@@ -7,8 +7,12 @@ processes computed are repeated: what others do does not depend on which program
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -66,6 +70,41 @@ class Paired:
     def verdict(self, target: float) -> str:
         low, _ = self.interval()
         return f"  lower bound {low:.3f}, target {target}: {'met' if low >= target else 'MISSED'}; {self.disturbance}"
+
+
+class Peer(contextlib.AbstractContextManager["Peer"]):
+    """A program in a process of its own that answers a line on its input with a line of JSON; the first one unasked."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+        self.said = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            text=True,
+            bufsize=1,
+        )
+        self.versions: str = self._answer()["versions"]
+
+    def ask(self, line: object) -> dict[str, Any]:
+        """Its answer. Raises RuntimeError with what it said last where it has ended."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{line}\n")
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            self.said.seek(0)
+            raise RuntimeError(f"the other program ended with code {code}: {self.said.read()[-2000:]}")
+        return json.loads(line)
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.communicate()  # closes its input, which ends it
 
 
 def interleave(ours: Callable[[], float], theirs: Callable[[], float], blocks: int, pids: Sequence[int] = ()) -> Paired:

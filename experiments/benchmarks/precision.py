@@ -19,6 +19,7 @@ import tempfile
 from rich.console import Console
 
 from experiments import bert_mlm, llama_stories, shakespeare_char
+from lepjax.core.errors import guarded
 from lepjax.experiment import Experiment, Steps
 from lepjax.run.directory import RunDirectory
 from lepjax.run.train import train
@@ -80,4 +81,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

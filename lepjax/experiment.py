@@ -222,7 +222,9 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         check_host_memory(devices, "model.remat offload")
     precision = policy(experiment.precision)
     model = experiment.model.build(precision)
-    placement.parameters(model.leaves)  # a leaf that does not divide is an error now, not after reading the data
+    placement.parameters(model.leaves)  # what does not divide is an error now, not after reading the data
+    for axis, size in experiment.model.activations.items():
+        placement.sharding((axis,), (size,), "model")
     splits = experiment.data.load()
     check_vocabulary(experiment, splits)
     check_labels(experiment, splits)

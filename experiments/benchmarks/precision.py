@@ -50,7 +50,8 @@ def reached(experiment: Experiment, metric: str, precision: str, steps: int) -> 
             dataclasses.replace(experiment, precision=precision, run_dir=str(run), checkpoint_every=0, **length),
             console=Console(quiet=True),
         )
-        scales = [(line["step"], line.get("train_loss_scale", 1.0)) for line in RunDirectory(run).read_metrics()]
+        lines = [line for line in RunDirectory(run).read_metrics() if "train_loss_scale" in line]
+        scales = [(line["step"], line["train_loss_scale"]) for line in lines]
         changes = tuple(now for before, now in zip([(0, 0.0), *scales], scales, strict=False) if now[1] != before[1])
         result = outcome.result
         return Reached(result[metric], result["seconds"]["step"], result["skipped"], changes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 import time
 from typing import Any
 
@@ -45,3 +47,52 @@ def utilisation(flops_per_token: float, tokens_per_second: float, devices: int, 
     if jax.default_backend() == "cpu":
         devices = jax.process_count()
     return flops_per_token * tokens_per_second / (devices * rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Utilisation:
+    """How much of the measured rate is used.
+
+    MFU is (FLOPs per token x useful tokens/s) / (devices x rate), with the model's FLOPs by formula: PaLM (Chowdhery et al.,
+    2022), appendix B. HFU counts what the program really multiplies, recomputed layers too: MFU x `overhead`.
+    """
+
+    flops_per_token: float
+    devices: int
+    rate: float
+    overhead: float | None = None
+    """FLOPs of the program per FLOP of the formula; None: not known."""
+
+    def mfu(self, tokens_per_second: float) -> float:
+        return utilisation(self.flops_per_token, tokens_per_second, self.devices, self.rate)
+
+    def told(self, tokens_per_second: float) -> str:
+        mfu = self.mfu(tokens_per_second)
+        return f"MFU {mfu:.1%}" + (f", HFU {mfu * self.overhead:.1%}" if self.overhead else "")
+
+
+def traced_flops(jaxpr: Any) -> float:
+    """FLOPs of all matrix products and convolutions of a traced program (`jax.jit(f).trace(...).jaxpr`), over all devices.
+
+    Loops of known length count each turn, of a branch the dearest side counts. XLA's own count (`cost_analysis`) takes
+    each loop once, so that it is wrong for scanned layers. Of a loop of unknown length one turn counts.
+    """
+    total = 0.0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel, features = equation.invars[1].aval, params["dimension_numbers"].rhs_spec[0]
+            total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[features]
+        inner = [traced_flops(x) for x in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(x)]
+        total += (max(inner, default=0.0) if name == "cond" else sum(inner)) * (
+            params["length"] if name == "scan" else 1
+        )
+    return total
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return hasattr(x, "eqns")

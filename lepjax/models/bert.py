@@ -111,6 +111,10 @@ class Bert(Model):
     def stacks(self) -> tuple[tuple[str, ...], ...]:
         return (("encoder", "layer"),) if self.scan and not self.arch.shares_layers else ()
 
+    @property
+    def activations(self) -> dict[str, int]:
+        return {"heads": self.arch.heads}
+
     def hparams(self) -> dict[str, float]:
         return {} if self.dropout is None else {"dropout": self.dropout}
 

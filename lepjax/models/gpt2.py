@@ -90,6 +90,10 @@ class Gpt2(Model):
     def stacks(self) -> tuple[tuple[str, ...], ...]:
         return (("h",),) if self.scan else ()
 
+    @property
+    def activations(self) -> dict[str, int]:
+        return {"heads": self.heads}
+
     def hparams(self) -> dict[str, float]:
         return {} if self.dropout is None else {"dropout": self.dropout}
 

@@ -75,6 +75,10 @@ class Llama(Model):
     def stacks(self) -> tuple[tuple[str, ...], ...]:
         return (("layers",),) if self.scan else ()
 
+    @property
+    def activations(self) -> dict[str, int]:
+        return {"heads": self.arch.kv_heads}
+
     def hparams(self) -> dict[str, float]:
         return {} if self.dropout is None else {"dropout": self.dropout}
 

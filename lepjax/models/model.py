@@ -27,6 +27,11 @@ class Model:
         """Paths below which layers are stacked for a scan."""
         return ()
 
+    @property
+    def activations(self) -> dict[str, int]:
+        """Sizes of logical axes that activations have and no parameter shows, such as the number of heads."""
+        return {}
+
     def hparams(self) -> dict[str, float]:
         """Initial values of hyperparameters the model reads (dropout rates)."""
         return {}

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepjax.core.cost import traced_flops
 from lepjax.core.errors import UserError
 from lepjax.core.sharding import Placement
 from lepjax.core.state import State
@@ -37,9 +38,12 @@ def compile_step(step: Step, state: State, batches: Sequence[Shapes], placement:
     shardings = jax.tree.map(lambda x: x.sharding, state)
     with placement.scope():
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, placement.replicated))
-        return by_shape(
-            lambda batch: Compiled(jitted.lower(state, batch).compile(), (state, batch)), batches, argument=1
-        )
+
+        def compile_one(batch: Shapes) -> Compiled:
+            traced = jitted.trace(state, batch)
+            return Compiled(traced.lower().compile(), (state, batch), traced_flops(traced.jaxpr))
+
+        return by_shape(compile_one, batches, argument=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Compiled:
 
     program: Any
     given: tuple[Any, ...]
+    flops: float
+    """Of its matrix products, over all devices; see `core.cost.traced_flops`."""
 
     def __call__(self, *arguments: Any) -> Any:
         try:

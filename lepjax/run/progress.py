@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from lepjax.core.cost import Utilisation
 from lepjax.run.callbacks import Callback, Values
 from lepjax.run.fit import Loop
 
@@ -32,9 +33,9 @@ def in_notebook() -> bool:
 
 
 class ShowProgress(Callback):
-    """Step, loss, gradient norm, learning rate, useful tokens/s, MFU, time left."""
+    """Step, loss, gradient norm, learning rate, useful tokens/s, MFU and HFU, time left."""
 
-    def __init__(self, console: Console, utilisation: Any = None) -> None:
+    def __init__(self, console: Console, utilisation: Utilisation | None = None) -> None:
         self.console, self.utilisation = console, utilisation
         self._bar: Progress | None = None
         self._task: Any = None
@@ -72,7 +73,7 @@ class ShowProgress(Callback):
             f"{speed:,.0f} tokens/s",
         ]
         if self.utilisation is not None:
-            parts.append(f"MFU {self.utilisation(speed):.1%}")
+            parts.append(self.utilisation.told(speed))
         if values.get("train_skipped"):
             parts.append(f"skipped {values['train_skipped']:.0f}")
         text = ", ".join([*parts, f"{duration(left)} left"])

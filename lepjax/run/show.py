@@ -36,6 +36,8 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
         say(console, f"model    {len(rows)} arrays, {sum(math.prod(row.shape) for row in rows):,} parameters")
     else:
         parameter_table(console, layers_folded(rows))
+    for line in kept_whole(rows, built):
+        say(console, f"whole    {line}")
     for note in built.splits.notes:
         say(console, f"data     {note}")
     looked_at = built.batches(min(built.total_steps, 16 if built.plan.note else 1))  # of unequal batches, a few
@@ -55,6 +57,20 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     if built.plan.note:
         say(console, f"shapes   {built.plan.note}")
     say(console, f"run      {path}")
+
+
+def kept_whole(rows: Sequence[Explained], built: Built) -> list[str]:
+    """In words, what `allow_replication` keeps whole on every device because it does not divide over the mesh."""
+    mesh, rules, allowed = built.placement.mesh, built.placement.rules, built.placement.allow_replication
+    named = [(row.name, axis, size) for row in rows for axis, size in zip(row.axes, row.shape, strict=True)]
+    named += [("model", axis, size) for axis, size in built.experiment.model.activations.items()]
+    lines = []
+    for name, axis, size in named:
+        over = [mesh_axis for mesh_axis in rules.of(axis) if mesh.shape[mesh_axis] > 1]
+        ways = math.prod(mesh.shape[mesh_axis] for mesh_axis in over)
+        if axis in allowed and size % ways:
+            lines.append(f"{name}: {axis} of size {size} is not cut over {' x '.join(over)} ({ways} devices)")
+    return lines
 
 
 def layers_folded(rows: Sequence[Explained]) -> list[Explained]:

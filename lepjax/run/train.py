@@ -24,7 +24,7 @@ from lepjax.run import files, show
 from lepjax.run.backend import use_compile_cache
 from lepjax.run.callbacks import Callback, give_memory
 from lepjax.run.checkpoint import Checkpoints
-from lepjax.run.compiled import compile_step, planned_shapes
+from lepjax.run.compiled import Compiled, compile_step, planned_shapes
 from lepjax.run.compiles import Compiles, WatchCompiles
 from lepjax.run.debug import debug_step
 from lepjax.run.directory import RunDirectory, default_path
@@ -121,6 +121,8 @@ class _Run:
         on_main(lambda: self.directory.forget_after(start or 0))
         utilisation = self._utilisation()  # while nothing else computes: after compiling, threads still write the cache
         evaluator, step, stream = self._compile(state)
+        if utilisation is not None and isinstance(step, Compiled):
+            utilisation = dataclasses.replace(utilisation, overhead=self._overhead(utilisation, step))
         best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
         part = self.built.batches().part
         shares = 1 if part is None else part.shares
@@ -152,7 +154,9 @@ class _Run:
             self.checkpoints.wait()
         return self._conclude(loop, best, evaluator)
 
-    def _callbacks(self, evaluator: Evaluator, best: Best | None, utilisation: Any) -> tuple[Callback, ...]:
+    def _callbacks(
+        self, evaluator: Evaluator, best: Best | None, utilisation: cost.Utilisation | None
+    ) -> tuple[Callback, ...]:
         experiment = self.experiment
         main = main_process()
         chosen: list[Callback | None] = [
@@ -171,14 +175,22 @@ class _Run:
         ]
         return tuple(callback for callback in chosen if callback is not None)
 
-    def _utilisation(self) -> Any:
+    def _overhead(self, utilisation: cost.Utilisation, step: Compiled) -> float:
+        """What a step multiplies, per FLOP of the formula for all its tokens."""
+        told = utilisation.flops_per_token * math.prod(step.given[1]["tokens"].shape)
+        self.say(
+            f"a step is {told / 1e9:,.1f} GFLOP by the formula of MFU, {step.flops / 1e9:,.1f} GFLOP as traced (HFU)"
+        )
+        return step.flops / told
+
+    def _utilisation(self) -> cost.Utilisation | None:
         tokens = self.built.batches(1)[0].get("tokens")
         flops = 0.0 if tokens is None else self.experiment.model.flops_per_token(tokens.shape[-1])
         if not flops:
             return None
         rate = cost.matmul_rate(self.built.policy.compute)
         devices = self.built.placement.mesh.size
-        return lambda tokens_per_second: cost.utilisation(flops, tokens_per_second, devices, rate)
+        return cost.Utilisation(flops, devices, rate)
 
     def _compile(self, state: State) -> tuple[Evaluator, Any, Any]:
         """Everything that will run, compiled before step 0, and the batches from the state's cursor on."""

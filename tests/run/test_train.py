@@ -117,6 +117,17 @@ def test_experiment_json_rebuilds_the_experiment():
     assert from_json(json.loads(json.dumps(to_json(experiment)))) == experiment
 
 
+def test_what_is_allowed_to_stay_whole_is_announced(tmp_path, capsys):
+    model = dataclasses.replace(tiny().model, vocab_size=257, heads=4)
+    experiment = tiny(model=model, mesh="tensor=8", allow_replication=("vocab", "heads"), length=Steps(2))
+    outcome = train(dataclasses.replace(experiment, run_dir=str(tmp_path / "run")))
+    out = capsys.readouterr().out
+    assert "whole    wte.embedding: vocab of size 257 is not cut over tensor (8 devices)" in out
+    assert "whole    model: heads of size 4 is not cut over tensor (8 devices)" in out
+    whole = tiny(model=model, mesh="data=1", length=Steps(2), run_dir=str(tmp_path / "one"))
+    assert outcome.result["dev_loss"] == pytest.approx(train(whole, console=QUIET).result["dev_loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -128,6 +139,10 @@ def test_experiment_json_rebuilds_the_experiment():
         ({"accumulate": 3}, "microbatches"),
         ({"precision": "float8"}, "not a precision"),
         ({"mesh": "tensor=8", "model": dataclasses.replace(tiny().model, vocab_size=257)}, "vocab of size 257"),
+        (
+            {"mesh": "tensor=8", "model": dataclasses.replace(tiny().model, heads=4)},
+            "model: dimension heads of size 4 .*tensor=8",
+        ),
         ({"model": dataclasses.replace(tiny().model, vocab_size=100)}, "the data has 256 tokens"),
         ({"optimizer": AdamW(freeze="h.9")}, "matches no parameter"),
     ],

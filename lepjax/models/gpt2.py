@@ -193,7 +193,9 @@ class Attention(nnx.Module):
     def __call__(self, x: jax.Array, sight: Sight, drop: Dropout, kv: Any, offset: Any) -> tuple[jax.Array, Any]:
         rows, length, width = x.shape
         qkv = by_token(self.c_attn, x).reshape(rows, length, self.heads, 3, width // self.heads)
-        query, key, value = (constrain(qkv[..., i, :], "batch", "length", "heads", None) for i in range(3))
+        # Split, not sliced: the gradient is then one concatenation instead of three padded arrays and two sums.
+        parts = (part.squeeze(3) for part in jnp.split(qkv, 3, axis=3))
+        query, key, value = (constrain(part, "batch", "length", "heads", None) for part in parts)
         if kv is not None:
             key = jax.lax.dynamic_update_slice_in_dim(kv["key"], key, offset, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(kv["value"], value, offset, axis=1)

@@ -13,6 +13,7 @@ from flax import nnx
 from lepjax.core.precision import Policy
 from lepjax.core.remat import rematerialised
 from lepjax.core.sharding import constrain, is_sharded
+from lepjax.ops.dense import narrowing
 
 STD = 0.02
 
@@ -47,6 +48,7 @@ def linear(
         dtype=policy.compute,
         param_dtype=policy.param,
         kernel_init=nnx.initializers.normal(std),
+        dot_general=narrowing if outputs < inputs else jax.lax.dot_general,
         kernel_metadata={"axes": axes},
         bias_metadata={"axes": axes[1:]},
         rngs=rngs,

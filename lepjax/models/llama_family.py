@@ -99,7 +99,8 @@ class LlamaArchitecture:
 
     @property
     def naming(self) -> Naming:
-        return Naming(((self.renames, ""),))
+        copies = (("lm_head.weight", "model.embed_tokens.weight"),) if self.tied else ()
+        return Naming(((self.renames, ""),), copies=copies)
 
     def config(self) -> dict[str, Any]:
         """Our sizes as the keys of config.json."""

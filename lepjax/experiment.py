@@ -22,7 +22,7 @@ from lepjax.core.functional import Functional
 from lepjax.core.offload import check_host_memory, optimizer_on_host, visiting
 from lepjax.core.optimizers import AdamW, Optimizer, freezing
 from lepjax.core.plateau import Plateau
-from lepjax.core.precision import Policy, policy
+from lepjax.core.precision import Policy, policy, widened
 from lepjax.core.sharding import Placement, state_shardings
 from lepjax.core.state import State, as_leaves, create
 from lepjax.core.step import Step, make_train_step
@@ -112,7 +112,8 @@ class Experiment:
     length: Length = hparam(Steps(1000))
     """For how long."""
     precision: str = "float32"
-    """Compute dtype: float32, bfloat16 or float16 (with a dynamic loss scale). Parameters stay float32."""
+    """Compute dtype: float32, bfloat16 or float16 (with a dynamic loss scale). Parameters stay float32, but for
+    bfloat16_stored."""
     accumulate: int = 1
     """Microbatches per optimizer step."""
     ema: float | None = hparam(None)
@@ -247,7 +248,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         # The seed is an argument: as a constant it would compile initialisation anew for every seed.
         params, model_state = model.init(rng.seed_key(seed, rng.INIT))
         params = parameters.replaced(params, model.leaves, weights)
-        opt_state = optimizer(hparams).init(params)
+        opt_state = optimizer(hparams).init(widened(params))
         key = rng.seed_key(seed, rng.TRAIN)
         scale = precision.loss_scale()
         return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)

@@ -207,9 +207,16 @@ class Adam(Optimizer):
     """Decay of the second moment."""
     eps: float = hparam(1e-8)
     """Added to the root of the second moment."""
+    momentum: str = "float32"
+    """Dtype that keeps the first moment: float32, or bfloat16, which takes half the memory."""
+
+    def __post_init__(self) -> None:
+        if self.momentum not in ("float32", "bfloat16"):
+            raise UserError(f"{self.momentum!r}", where="optimizer.momentum", fix="Use float32 or bfloat16.")
 
     def direction(self, hparams: Hparams, leaves: Leaves) -> optax.GradientTransformation:
-        return optax.scale_by_adam(b1=hparams["beta1"], b2=hparams["beta2"], eps=hparams["eps"])
+        moments = {"b1": hparams["beta1"], "b2": hparams["beta2"], "eps": hparams["eps"]}
+        return optax.scale_by_adam(**moments, mu_dtype=self.momentum)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from lepjax.core import loss_scale
@@ -28,7 +29,17 @@ class Policy:
 FLOAT32 = Policy("float32", jnp.float32)
 BFLOAT16 = Policy("bfloat16", jnp.bfloat16)
 FLOAT16 = Policy("float16", jnp.float16)
-_BY_NAME = {policy.name: policy for policy in (FLOAT32, BFLOAT16, FLOAT16)}
+BFLOAT16_STORED = Policy("bfloat16_stored", jnp.bfloat16, param=jnp.bfloat16)  # half the memory; small updates are lost
+_BY_NAME = {policy.name: policy for policy in (FLOAT32, BFLOAT16, FLOAT16, BFLOAT16_STORED)}
+
+
+def widened(tree: Any) -> Any:
+    """The same in float32 at least, as an optimizer keeps its statistics whatever stores the parameters."""
+
+    def one(x: Any) -> Any:
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(one, tree)
 
 
 def policy(name: str | Policy) -> Policy:

@@ -18,7 +18,7 @@ from lepjax.core import rng
 from lepjax.core.functional import Functional
 from lepjax.core.offload import HOST, optimizer_on_host, visiting
 from lepjax.core.optimizers import freezing
-from lepjax.core.precision import policy
+from lepjax.core.precision import policy, widened
 from lepjax.core.sharding import Placement, state_shardings
 from lepjax.core.state import State, create
 from lepjax.core.step import Step, make_train_step
@@ -70,7 +70,7 @@ def abstract_step(experiment: Experiment, mesh: Mesh | AbstractMesh, batch: Shap
 
     def fresh() -> State:
         params, model_state = model.init(rng.seed_key(0, rng.INIT))
-        opt_state = optimizer(hparams).init(params)
+        opt_state = optimizer(hparams).init(widened(params))
         key, scale = rng.seed_key(0, rng.TRAIN), precision.loss_scale()
         return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lepjax import experiment as experiments
@@ -39,7 +40,7 @@ def assert_mesh_equivalent(
     cut. Dropout stays on. Parameters are not compared: Adam amplifies the rounding of gradients that are nearly zero.
     """
     devices = jax.devices() if devices is None else devices
-    bound = TOLERANCES[policy(experiment.precision).name] if tolerance is None else tolerance
+    bound = TOLERANCES[jnp.dtype(policy(experiment.precision).compute).name] if tolerance is None else tolerance
     expected = stepper(dataclasses.replace(experiment, mesh="data=1"), devices[:1]).run(steps)
     for mesh in meshes:
         run = stepper(dataclasses.replace(experiment, mesh=mesh), devices)

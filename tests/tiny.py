@@ -66,6 +66,8 @@ class _Poisoned:
         self.source, self.bad_record = source, bad_record
         self.digest = hashlib.sha256(f"{source.digest} {bad_record}".encode()).hexdigest()
 
+    rowwise = True
+
     def __len__(self) -> int:
         return len(self.source)
 

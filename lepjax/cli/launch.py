@@ -14,6 +14,7 @@ Under Slurm (srun) and OpenMPI (mpirun) no launch is needed: `srun lepjax train 
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from lepjax.core.errors import DONE, UserError
@@ -32,7 +33,7 @@ def run(arguments: list[str]) -> int:
             raise UserError(f"no option {flag!r}", where="launch", fix="See lepjax launch --help.")
         if not separator:
             value = rest.pop(0) if rest else ""
-        if not value.isdigit() or (flag == "--processes" and int(value) < 1):
+        if not re.fullmatch("[0-9]+", value) or (flag == "--processes" and int(value) < 1):
             raise UserError(f"{value!r} is no number of them", where=f"launch {flag}")
         options[flag] = int(value)
     if not rest:
@@ -40,6 +41,5 @@ def run(arguments: list[str]) -> int:
             "no command to run", where="launch", fix="Such as: lepjax launch --processes 2 train EXPERIMENT"
         )
     count, devices = options["--processes"], options["--devices-per-process"]
-    gpus = ranks.visible_gpus(os.environ)
-    job = launching.Job(count, devices, gpus, options["--port"] or launching.free_port())
+    job = launching.Job(count, devices, ranks.visible_gpus(os.environ), options["--port"] or launching.free_port())
     return launching.run([sys.executable, "-m", "lepjax", *rest], job)

@@ -33,7 +33,9 @@ def run(arguments: list[str]) -> int:
 def _train(name: str, experiment: Experiment) -> int:
     processes.join(facts(experiment))
     callbacks = [Report()] if processes.main_process() else []
-    return train(experiment, name, callbacks, import_seconds=time.perf_counter() - STARTED).code
+    return processes.ended(
+        lambda: train(experiment, name, callbacks, import_seconds=time.perf_counter() - STARTED).code
+    )
 
 
 def main(make: Callable[..., Experiment]) -> None:

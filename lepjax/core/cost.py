@@ -61,21 +61,24 @@ class Utilisation:
     devices: int
     rate: float
     overhead: float | None = None
-    """FLOPs of the program per FLOP of the formula; None: not known."""
+    """FLOPs of the program per FLOP of the formula; None or NaN: not known."""
 
     def mfu(self, tokens_per_second: float) -> float:
         return utilisation(self.flops_per_token, tokens_per_second, self.devices, self.rate)
 
     def told(self, tokens_per_second: float) -> str:
         mfu = self.mfu(tokens_per_second)
-        return f"MFU {mfu:.1%}" + (f", HFU {mfu * self.overhead:.1%}" if self.overhead else "")
+        return f"MFU {mfu:.1%}" + (
+            f", HFU {mfu * self.overhead:.1%}" if self.overhead and math.isfinite(self.overhead) else ""
+        )
 
 
 def traced_flops(jaxpr: Any) -> float:
     """FLOPs of all matrix products and convolutions of a traced program (`jax.jit(f).trace(...).jaxpr`), over all devices.
 
     Loops of known length count each turn, of a branch the dearest side counts. XLA's own count (`cost_analysis`) takes
-    each loop once, so that it is wrong for scanned layers. Of a loop of unknown length one turn counts.
+    each loop once, so that it is wrong for scanned layers. NaN: not known, because of products in a loop of unknown length
+    (blockwise attention) or in a kernel (cuDNN's attention).
     """
     total = 0.0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
@@ -88,9 +91,10 @@ def traced_flops(jaxpr: Any) -> float:
             kernel, features = equation.invars[1].aval, params["dimension_numbers"].rhs_spec[0]
             total += 2.0 * equation.outvars[0].aval.size * kernel.size / kernel.shape[features]
         inner = [traced_flops(x) for x in jax.tree.leaves(list(params.values()), is_leaf=_is_jaxpr) if _is_jaxpr(x)]
-        total += (max(inner, default=0.0) if name == "cond" else sum(inner)) * (
-            params["length"] if name == "scan" else 1
-        )
+        if "dot_product_attention" in name or (name == "while" and any(inner)):
+            return math.nan
+        turns = params["length"] if name == "scan" else 1
+        total += turns * (max(inner, default=0.0) if name == "cond" else sum(inner))
     return total
 
 

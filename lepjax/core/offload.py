@@ -24,7 +24,7 @@ def check_host_memory(devices: Sequence[jax.Device], where: str) -> None:
 
 
 def optimizer_on_host(shardings: State) -> State:
-    """The same shardings with the optimizer's arrays in the host's memory.."""
+    """The same shardings with the optimizer's arrays in the host's memory."""
     return dataclasses.replace(
         shardings, opt_state=jax.tree.map(lambda s: s.with_memory_kind(HOST), shardings.opt_state)
     )

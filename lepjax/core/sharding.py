@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -221,8 +222,12 @@ def gathered(tree: Any, placement: Placement) -> Any:
     """The same arrays, whole on a device of this process. With one process they are whole already."""
     if jax.process_count() == 1:
         return tree
-    whole = jax.jit(lambda x: x, out_shardings=placement.replicated)(tree)
-    return jax.tree.map(lambda x: x.addressable_data(0), whole)
+    return jax.tree.map(lambda x: x.addressable_data(0), _whole(placement.replicated)(tree))
+
+
+@functools.lru_cache
+def _whole(sharding: NamedSharding) -> Any:
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def like_parameters(tree: Any, leaves: Any, placement: Placement) -> Any:

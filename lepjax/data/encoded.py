@@ -46,6 +46,11 @@ class EncodedRecords:
         return hashed.hexdigest()
 
     @property
+    def rowwise(self) -> bool:
+        """All rows have one width, whatever else is in the batch."""
+        return len(self.edges) == 1
+
+    @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
 
@@ -77,6 +82,8 @@ class PackedRecords:
 
     records: EncodedRecords
     length: int
+
+    rowwise = True
 
     @property
     def digest(self) -> str:

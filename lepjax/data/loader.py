@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -35,14 +34,10 @@ class Batches:
         ids, epochs = self.plan.batch(int(cursor))
         if self.part is None:
             return load_rows(self.source, ids, epochs)
-        if self._one_shape:
+        if getattr(self.source, "rowwise", False):
             return load_rows(self.source, ids[self.part.places], epochs[self.part.places])
-        # A batch is as wide as its longest record, which another process may hold.
+        # A batch may be as wide as its longest record, which another process may hold.
         return {name: array[self.part.places] for name, array in load_rows(self.source, ids, epochs).items()}
-
-    @functools.cached_property
-    def _one_shape(self) -> bool:
-        return len(self.plan.shapes()) == 1
 
 
 def load_rows(source: Source, ids: np.ndarray, epochs: np.ndarray) -> Rows:

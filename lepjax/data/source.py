@@ -15,7 +15,11 @@ Rows = dict[str, np.ndarray]  # arrays with a leading row axis
 
 
 class Source(Protocol):
-    """Random access to records. The order of records and their epochs are the plan's business, not the source's."""
+    """Random access to records. The order of records and their epochs are the plan's business, not the source's.
+
+    A source whose rows do not depend on what else is in the batch may say `rowwise = True`: then each of several processes
+    reads its own rows only.
+    """
 
     @property
     def digest(self) -> str:

@@ -34,6 +34,8 @@ class TokenWindows:
         seen.update(f"{tokens.dtype} {length} {shift}".encode())
         self.digest = seen.hexdigest()
 
+    rowwise = True
+
     def __len__(self) -> int:
         return self.count
 

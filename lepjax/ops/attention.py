@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lepjax.core.sharding import is_sharded
 from lepjax.ops.blockwise import blockwise
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import ALL, Sight
@@ -23,7 +24,7 @@ def attention(
     `drop` acts on the probabilities. Long sequences go block by block, in memory linear in their length; on an NVIDIA GPU
     cuDNN's kernel takes what it can.
     """
-    if jax.default_backend() == "gpu" and fits_cudnn(query, key, sight, drop):
+    if jax.default_backend() == "gpu" and not is_sharded("length") and fits_cudnn(query, key, sight, drop):
         return fused(query, key, value, sight, "cudnn")
     if key.shape[1] >= BLOCKWISE_FROM and query.shape[1] > 1:
         return blockwise(query, key, value, sight, drop)

@@ -13,7 +13,8 @@ def narrowing(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) 
     The kernel's gradient contracts the tokens. On CPUs it is up to 1.8 times as fast with the longer axis last (512 x 128,
     768 tokens: 1.09 instead of 1.97 ms; 1536 x 384, 2048 tokens: 23.5 instead of 29.7 ms on two cores).
     """
-    if x.ndim != 2 or jax.default_backend() != "cpu":
+    asked = any(value is not None for value in options.values())
+    if asked or x.ndim != 2 or jax.default_backend() != "cpu":
         return jax.lax.dot_general(x, kernel, dimensions, **options)
     return _narrowing(x, kernel)
 

@@ -39,8 +39,8 @@ class AbstractStep:
     batch: Shapes
 
     def lower(self, platforms: tuple[str, ...] | None = None) -> Any:
-        """The program (`jax.stages.Lowered`), as `run.compiled` lowers it. An abstract mesh needs its `platforms`,
-        such as ("tpu",).
+        """The program (`jax.stages.Lowered`), as `run.compiled` lowers it on this machine's backend: kernels that other
+        backends have (cuDNN's attention) are not in it. An abstract mesh needs its `platforms`, such as ("tpu",).
         """
         shardings = jax.tree.map(lambda x: x.sharding, self.state)
         with self.placement.scope():

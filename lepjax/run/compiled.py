@@ -79,10 +79,12 @@ def changed_leaves(expected: Any, found: Any) -> list[str]:
     ours = {_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(expected)}
     lines = [f"leaf {name} is missing" for name in ours if name not in theirs]
     lines += [f"leaf {name} is new" for name in theirs if name not in ours]
-    for name in ours.keys() & theirs.keys():
+    for name in [name for name in ours if name in theirs]:
         want, have = ours[name], theirs[name]
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             lines.append(f"leaf {name} is {have.dtype}{list(have.shape)}, compiled for {want.dtype}{list(want.shape)}")
+        elif not isinstance(have, jax.Array):
+            lines.append(f"leaf {name} is on the host, compiled for {want.sharding}")
         elif not have.sharding.is_equivalent_to(want.sharding, len(want.shape)):
             lines.append(f"leaf {name} lies on {have.sharding}, compiled for {want.sharding}")
     return lines

@@ -64,10 +64,11 @@ class WatchCompiles(Callback):
         self.say, self.spared = say, spared  # in the first step callbacks meet their first values
         self.compiles = Compiles()
         self.late: list[Program] = []
-        self._from = 0
+        self._from, self._watching = 0, False
 
     def started(self, loop: Loop) -> None:
         self.compiles.__enter__()
+        self._watching = True
         self._from = loop.step + self.spared
 
     def stepped(self, loop: Loop) -> None:
@@ -86,5 +87,7 @@ class WatchCompiles(Callback):
             self.say(f"{program.name} was {how} after step {loop.step} ({program.seconds:.2f} s): is a shape new?")
 
     def finished(self, loop: Loop) -> None:
-        self._tell(loop)
-        self.compiles.__exit__()
+        if self._watching:
+            self._tell(loop)
+            self.compiles.__exit__()
+            self._watching = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import signal
 import socket
@@ -23,29 +24,29 @@ GRACE = 30.0  # seconds that processes have to save and go when another one fail
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """How many processes, with how many devices each (0: what there is), of a machine with `gpus` GPUs."""
+    """How many processes, with how many devices each (0: what there is), of a machine with these GPUs."""
 
     processes: int
     devices: int
-    gpus: int
+    gpus: tuple[str, ...]
     port: int
 
     def __post_init__(self) -> None:
-        if self.gpus and (self.share < 1 or self.share * self.processes > self.gpus):
-            found = f"{self.processes} processes x {max(self.share, 1)} devices on {self.gpus} GPUs"
+        if self.gpus and (self.share < 1 or self.share * self.processes > len(self.gpus)):
+            found = f"{self.processes} processes x {max(self.share, 1)} devices on {len(self.gpus)} GPUs"
             raise UserError(found, where="launch", fix="Ask for less, or set JAX_PLATFORMS=cpu.")
 
     @property
     def share(self) -> int:
         """GPUs per process."""
-        return self.devices or self.gpus // self.processes
+        return self.devices or len(self.gpus) // self.processes
 
     def environment(self, index: int) -> dict[str, str]:
         """What process `index` finds in its environment beside ours."""
         rank = {COORDINATOR: f"localhost:{self.port}", PROCESSES: str(self.processes), PROCESS: str(index)}
         if self.gpus:
-            first = index * self.share
-            return {**rank, "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(first, first + self.share)))}
+            mine = self.gpus[index * self.share : (index + 1) * self.share]
+            return {**rank, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
         return {**rank, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(self.devices or 1)}
 
 
@@ -56,34 +57,47 @@ def free_port() -> int:
 
 def run(command: Sequence[str], job: Job) -> int:
     """Runs `command` as the job's processes and returns the first exit code that is not 0. Signals are passed on."""
-    started = [_start(command, job, index) for index in range(job.processes)]
+    started: list[subprocess.Popen[str]] = []
+    tellers: list[threading.Thread] = []
+    code, failed_at = DONE, math.inf
     with _passing_on_signals(started):
-        code = DONE
+        for index in range(job.processes):
+            started.append(_start(command, job, index, tellers))
         while any(process.poll() is None for process in started):
             failed = [c for process in started if (c := process.poll()) not in (None, DONE)]
             if failed and not code:
-                code = failed[0] if failed[0] > 0 else 128 - failed[0]  # as a shell tells a signal
-                if code != RESTART:
-                    _end(started)
+                code, failed_at = _as_shell(failed[0]), time.monotonic()
+            # Where all fail alike, each gets its say first; one that stopped to be restarted lets the others save.
+            if time.monotonic() - failed_at > (GRACE if code == RESTART else 1.0):
+                _end(started)
             time.sleep(0.05)
-    codes = [process.returncode for process in started]
-    return code or next((c if c > 0 else 128 - c for c in codes if c), DONE)
+    for teller in tellers:
+        teller.join(timeout=2.0)
+    return code or next((_as_shell(process.returncode) for process in started if process.returncode), DONE)
 
 
-def _start(command: Sequence[str], job: Job, index: int) -> subprocess.Popen[str]:
+def _as_shell(code: int) -> int:
+    """An exit code; 128 and the number of a signal that ended a process."""
+    return code if code >= 0 else 128 - code
+
+
+def _start(command: Sequence[str], job: Job, index: int, tellers: list[threading.Thread]) -> subprocess.Popen[str]:
+    """Each process is a group of its own, so that Ctrl-C reaches it once, from here."""
     environment = {**os.environ, **job.environment(index)}
     if index == 0:
-        return subprocess.Popen(command, env=environment, text=True)
-    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    threading.Thread(target=_mark, args=(process.stdout, index), daemon=True).start()
+        return subprocess.Popen(command, env=environment, text=True, process_group=0)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
+    process = subprocess.Popen(command, env=environment, text=True, process_group=0, **pipes)  # type: ignore[call-overload]
+    tellers.append(threading.Thread(target=_mark, args=(process.stdout, index), daemon=True))
+    tellers[-1].start()
     return process
 
 
 def _mark(lines: IO[str], index: int) -> None:
     for line in lines:
         if "[Gloo]" not in line:  # it tells every connection
-            print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads any more: the pipe must be emptied all the same
+                print(f"[{index}] {line}", end="", file=sys.stderr, flush=True)
 
 
 def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
@@ -96,6 +110,7 @@ def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
             process.wait(max(end - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
 @contextlib.contextmanager
@@ -105,9 +120,7 @@ def _passing_on_signals(processes: Sequence[subprocess.Popen[str]]) -> Iterator[
             if process.poll() is None:
                 process.send_signal(number)
 
-    # Ctrl-C reaches the processes by itself: they belong to the same terminal. Here it must only not end this one.
-    names = {signal.SIGTERM: pass_on, signal.SIGINT: lambda number, frame: None}
-    old = {name: signal.signal(name, handler) for name, handler in names.items()}
+    old = {name: signal.signal(name, pass_on) for name in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax._src import distributed  # the key-value store of the job has no public name
 from jax.errors import JaxRuntimeError
+from jax.experimental import multihost_utils
 
-from lepjax.core.errors import UserError
+from lepjax.core.errors import DONE, RESTART, UserError, guarded
 from lepjax.run import ranks
 from lepjax.run.rollcall import Facts, difference, roll_call
 
@@ -30,12 +33,14 @@ def join(facts: Facts) -> None:
     rank = ranks.detect(os.environ)
     if rank is None or jax.distributed.is_initialized():
         return
+    # JAX would catch SIGTERM for itself; `Meeting` lets all stop, whoever received it.
+    jax.config.update("jax_enable_preemption_service", False)
     roll_call(rank, facts, float(os.environ.get("LEPJAX_JOIN_SECONDS", JOIN_SECONDS)))
     jax.distributed.initialize(
         rank.coordinator,
         rank.count,
         rank.index,
-        local_device_ids=ranks.own_gpus(rank, ranks.visible_gpus(os.environ)),
+        local_device_ids=ranks.own_gpus(rank, len(ranks.visible_gpus(os.environ))),
         cluster_detection_method="deactivate",
     )
 
@@ -72,8 +77,18 @@ def on_main(work: Callable[[], Any]) -> Any:
         told = {"found": error.found, "where": error.where, "fix": error.fix}
         client.key_value_set(key, json.dumps({"error": told}))
         raise
+    except BaseException as error:
+        told = {"found": f"failed with {error!r}", "where": "rank 0", "fix": "Look at its output."}
+        client.key_value_set(key, json.dumps({"error": told}))
+        raise
     client.key_value_set(key, json.dumps({"value": value}))
     return value
+
+
+def meet() -> None:
+    """Returns when all processes are here. The first time, JAX compiles a small program for it."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("lepjax")
 
 
 def total(share: float) -> float:
@@ -90,7 +105,29 @@ def _client() -> Any:
 
 
 def _get(client: Any, key: str, seconds: float) -> str:
-    return client.blocking_key_value_get(key, int(seconds * 1000))
+    """The value that some process gives a key; waits for it in pieces, between which signals are handled."""
+    end = time.monotonic() + seconds
+    while True:
+        left = end - time.monotonic()
+        try:
+            return client.blocking_key_value_get(key, int(1000 * max(min(left, 1.0), 0.001)))
+        except JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error) or left <= 1.0:
+                raise
+
+
+def ended(command: Callable[[], int]) -> int:
+    """Runs a command of this process. Where one of several fails it ends at once, its error told: in the usual way it
+    would first wait for the others, which wait for it.
+    """
+    if jax.process_count() == 1:
+        return command()
+    code = guarded(command)
+    if code not in (DONE, RESTART):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 class Meeting:
@@ -103,7 +140,8 @@ class Meeting:
 
     def __init__(self, step: int) -> None:
         self.reason = ""
-        self._step, self._stop_at, self._asked = step, -1, False
+        self._step, self._stop_at = step, -1
+        self._asked = self._told = False
         self._turn = threading.Lock()
         self._closed = threading.Event()
         self._client, self._key = _client(), f"lepjax/{next(_turns)}/stop"
@@ -133,17 +171,21 @@ class Meeting:
         if self._thread is not None:
             self._closed.set()
             self._thread.join(timeout=10.0)
-            self._tell()  # for those that are only now asked
+            if not self._told:
+                self._tell()  # for those that are only now asked
 
     def _tell(self) -> None:
+        self._told = True
         self._client.key_value_set(f"{self._key}/{jax.process_index()}", str(self._step), allow_overwrite=True)
 
     def _watch(self) -> None:
         while not self._closed.is_set():
             try:
                 reason = _get(self._client, f"{self._key}/why", 0.5)
-            except JaxRuntimeError:  # nobody asked so far
-                continue
+            except JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" in str(error):
+                    continue  # nobody asked so far
+                return
             with self._turn:
                 self._tell()
                 steps = [int(_get(self._client, f"{self._key}/{i}", AGREE_SECONDS)) for i in range(jax.process_count())]

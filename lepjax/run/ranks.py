@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -66,8 +67,11 @@ def slurm(environ: Mapping[str, str]) -> Rank | None:
     host = first_host(environ.get("SLURM_STEP_NODELIST", "localhost"))
     port = _port(_number(environ, "SLURM_JOB_ID"))
     index, count = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_STEP_NUM_TASKS")
-    here = int(re.split(r"\D", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))[0] or 1)  # of the first node: `2(x3),1`
-    return Rank(index, count, f"{host}:{port}", "Slurm", int(environ.get("SLURM_LOCALID", 0)), here)
+    here = tasks_by_node(environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))[int(environ.get("SLURM_NODEID", 0))]
+    if "SLURM_GPUS_PER_TASK" in environ:  # then a task sees its own alone
+        here = 1
+    local = int(environ.get("SLURM_LOCALID", 0)) if here > 1 else 0
+    return Rank(index, count, f"{host}:{port}", "Slurm", local, here)
 
 
 def open_mpi(environ: Mapping[str, str]) -> Rank | None:
@@ -84,6 +88,12 @@ def open_mpi(environ: Mapping[str, str]) -> Rank | None:
         _number(environ, f"OMPI_COMM_WORLD_{name}") for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
     )
     return Rank(index, count, f"{host}:{port}", "OpenMPI", local, here)
+
+
+def tasks_by_node(text: str) -> list[int]:
+    """`2(x3),1` -> [2, 2, 2, 1]."""
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(tasks) for tasks, nodes in counts for _ in range(int(nodes or 1))]
 
 
 def first_host(nodes: str) -> str:
@@ -107,14 +117,17 @@ def own_gpus(rank: Rank, visible: int) -> list[int] | None:
     return list(range(rank.local_index * share, (rank.local_index + 1) * share))
 
 
-def visible_gpus(environ: Mapping[str, str]) -> int:
-    """NVIDIA GPUs that this process may use, without starting a backend."""
-    if "cuda" not in environ.get("JAX_PLATFORMS", "cuda") and "gpu" not in environ["JAX_PLATFORMS"]:
-        return 0
+def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; starts no backend."""
+    platforms = environ.get("JAX_PLATFORMS") or "cuda"
+    if "cuda" not in platforms and "gpu" not in platforms:
+        return ()
     chosen = environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return len([name for name in chosen.split(",") if name.strip()])
-    return sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in pathlib.Path("/dev").iterdir())
+        names = [name.strip() for name in chosen.split(",") if name.strip()]
+        return tuple(itertools.takewhile(lambda name: name != "-1", names))  # as CUDA reads it
+    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in pathlib.Path("/dev").iterdir())
+    return tuple(sorted((match[1] for match in found if match), key=int))
 
 
 def _port(job: int) -> int:

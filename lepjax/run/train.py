@@ -32,7 +32,7 @@ from lepjax.run.evaluation import Evaluate, Evaluator, check_mode, check_monitor
 from lepjax.run.events import LogMetrics
 from lepjax.run.final import Section, Trained
 from lepjax.run.fit import Clock, Loop, fit
-from lepjax.run.processes import agree, main_process, on_main, total
+from lepjax.run.processes import agree, main_process, meet, on_main, total
 from lepjax.run.progress import ShowEvaluation, ShowProgress
 from lepjax.run.saving import Save
 from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly, StopOnSignal
@@ -121,7 +121,7 @@ class _Run:
         on_main(lambda: self.directory.forget_after(start or 0))
         utilisation = self._utilisation()  # while nothing else computes: after compiling, threads still write the cache
         evaluator, step, stream = self._compile(state)
-        if utilisation is not None and isinstance(step, Compiled):
+        if utilisation is not None and isinstance(step, Compiled) and self._all_useful():
             utilisation = dataclasses.replace(utilisation, overhead=self._overhead(utilisation, step))
         best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
         part = self.built.batches().part
@@ -175,12 +175,17 @@ class _Run:
         ]
         return tuple(callback for callback in chosen if callback is not None)
 
+    def _all_useful(self) -> bool:
+        """No padding: then useful tokens are all that is computed."""
+        rows = self.built.batches()[0]
+        return "tokens" in rows and self.experiment.task.tokens(rows) == rows["tokens"].size
+
     def _overhead(self, utilisation: cost.Utilisation, step: Compiled) -> float:
         """What a step multiplies, per FLOP of the formula for all its tokens."""
         told = utilisation.flops_per_token * math.prod(step.given[1]["tokens"].shape)
-        self.say(
-            f"a step is {told / 1e9:,.1f} GFLOP by the formula of MFU, {step.flops / 1e9:,.1f} GFLOP as traced (HFU)"
-        )
+        if math.isfinite(step.flops):
+            traced = f"{step.flops / 1e9:,.1f} GFLOP as traced (HFU)"
+            self.say(f"a step is {told / 1e9:,.1f} GFLOP by the formula of MFU, {traced}")
         return step.flops / told
 
     def _utilisation(self) -> cost.Utilisation | None:
@@ -199,6 +204,7 @@ class _Run:
         batches = built.batches(cursor + built.total_steps - step)
         shapes = planned_shapes(built.source, built.plan.shapes(), built.placement)
         begun = time.perf_counter()
+        meet()
         with self.clock.phase("compile"), Compiles() as compiles:
             evaluator = Evaluator(built)
             if self.experiment.debug:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-BITS = {"pred": 8, "bf16": 16, **{f"{k}{n}": n for k in "sufc" for n in (4, 8, 16, 32, 64, 128)}}
+BITS = {"pred": 8, "bf16": 16, **{f"{k}{n}": n for k in "sufc" for n in (2, 4, 8, 16, 32, 64, 128)}}
 _OPERATION = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"(?:to_apply|calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -24,8 +24,8 @@ _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"n":\s*"(\d+)"')
 class Collective:
     """Operations of one kind along the same mesh axes, in one run of the program.
 
-    `count`: how often they run; those inside a loop count once for each turn. `bytes`: what they leave on each device
-    (for a reduce-scatter: what they take from it), all together. Branches count as if all were taken.
+    `count`: how often they run; those inside a loop of known length count once for each turn. `bytes`: what they leave
+    on each device (for a reduce-scatter: what they take from it), all together. Branches count as if all were taken.
     """
 
     kind: str
@@ -44,7 +44,7 @@ def collectives(compiled: Any, mesh: Mesh | AbstractMesh) -> tuple[Collective, .
     for name, turns in _turns(computations, entry).items():
         for line in computations[name]:
             operation = _OPERATION.search(line)
-            groups = _groups(line) if operation else None
+            groups = _groups(line, mesh.size) if operation else None
             axes = _axes(groups, mesh) if groups else ()
             if operation is None or not groups or not axes:
                 continue
@@ -118,13 +118,17 @@ def _bytes(shapes: str, started: bool) -> int:
     """Of the result; a started operation's result holds its operands first."""
     sizes = [
         BITS[kind] * math.prod(int(n) for n in dims.split(",") if n) // 8
-        for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-        if kind in BITS
+        for kind, dims in re.findall(r"\b(pred|bf16|[sufc]\d+)\w*\[([\d,]*)\]", shapes)
     ]
-    return sum(sizes[len(sizes) // 2 :]) if started else sum(sizes)
+    if not started:
+        return sum(sizes)
+    operands = [size for size in sizes if size > 4] if len(sizes) == 4 else sizes  # a permutation has two counters more
+    return sum(operands[len(operands) // 2 :])
 
 
-def _groups(line: str) -> list[list[int]] | None:
+def _groups(line: str, count: int) -> list[list[int]] | None:
+    if "replica_groups={}" in line:
+        return [list(range(count))]
     if match := re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", line):
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", match[1])]
     if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):

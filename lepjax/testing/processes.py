@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 
 from lepjax import experiment as experiments
@@ -39,27 +40,38 @@ def in_fresh_processes(
         told = [{"experiment": experiments.to_json(job.experiment), "stop": job.stop} for job in jobs]
         path.write_text(json.dumps(told), encoding="utf-8")
         command = [sys.executable, "-m", "lepjax.testing.worker", str(path)]
-        layout = launching.Job(processes, devices, 0, launching.free_port())
-        running = [_start(command, {**layout.environment(i), **environment}) for i in range(processes)]
+        layout = launching.Job(processes, devices, (), launching.free_port())
+        outputs = [pathlib.Path(folder) / f"output{i}.txt" for i in range(processes)]
+        running = [
+            _start(command, {**layout.environment(i), **environment}, output) for i, output in enumerate(outputs)
+        ]
+        end = time.monotonic() + timeout
         try:
-            outputs = [process.communicate(timeout=timeout)[0] for process in running]
+            while None in (codes := [process.poll() for process in running]) and not any(codes):
+                assert time.monotonic() < end, f"not done within {timeout:.0f} s: {_told(outputs)}"
+                time.sleep(0.05)
+            for index, code in enumerate(codes):
+                assert not code, f"process {index} of {processes} ended with {code}: {_told(outputs)}"
         finally:
             for process in running:
                 process.kill()
-    for index, (process, output) in enumerate(zip(running, outputs, strict=True)):
-        assert process.returncode == 0, f"process {index} of {processes} ended with {process.returncode}: {output}"
+                process.wait()
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def _told(outputs: Sequence[pathlib.Path]) -> str:
+    return "\n".join(output.read_text(encoding="utf-8", errors="replace")[-4000:] for output in outputs)
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str], output: pathlib.Path) -> subprocess.Popen[bytes]:
     # What is importable here is importable there.
     found = os.pathsep.join(filter(None, [str(pathlib.Path.cwd()), *sys.path]))
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": found, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    with open(output, "wb") as file:
+        return subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": found, **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def assert_resumes_bitwise(experiment: Experiment, stops: Sequence[int] = (1,), timeout: float = 600.0) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from lepjax import experiment as experiments
-from lepjax.core.errors import guarded
+from lepjax.core.errors import DONE, guarded
 from lepjax.run import processes
 from lepjax.run.callbacks import Callback
 from lepjax.run.fit import Loop, interrupted
@@ -35,12 +35,16 @@ class StopAt(Callback):
 
 
 def main(jobs: list[dict[str, Any]]) -> int:
-    for job in jobs:
-        experiment = experiments.from_json(job["experiment"])
-        processes.join(facts(experiment))
-        stop = [] if job["stop"] is None else [StopAt(job["stop"])]
-        train(experiment, callbacks=stop, console=Console(quiet=True))
-    return 0
+    loaded = [experiments.from_json(job["experiment"]) for job in jobs]
+    processes.join(facts(loaded[0]))
+
+    def train_all() -> int:
+        for experiment, job in zip(loaded, jobs, strict=True):
+            stop = [] if job["stop"] is None else [StopAt(job["stop"])]
+            train(experiment, callbacks=stop, console=Console(quiet=True))
+        return DONE
+
+    return processes.ended(train_all)
 
 
 if __name__ == "__main__":

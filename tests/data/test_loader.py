@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from lepjax.core.sharding import Placement, make_mesh, parse_mesh
+from lepjax.core.sharding import Part, Placement, make_mesh, parse_mesh
+from lepjax.data.encoded import EncodedRecords
 from lepjax.data.loader import Batches, place, placed_ahead, read_ahead
 from lepjax.data.plan import EvaluationPlan, Plan
 from lepjax.data.tokens import TokenWindows
@@ -142,3 +143,18 @@ def test_transfers_run_ahead_in_pairs(ahead):
         for name, array in batches[t].items():
             np.testing.assert_array_equal(rows[name], array)
             np.testing.assert_array_equal(jax.device_get(device[name]), array)
+
+
+@pytest.mark.parametrize("edges", [(8, 16), (16,)])
+def test_parts_of_a_batch_make_the_whole(edges):
+    """Of several processes each holds some rows: as wide as the whole batch, also where its own records are short."""
+    lengths = np.array([3, 4, 5, 12, 3, 4, 14, 15])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    source = EncodedRecords({"tokens": np.arange(starts[-1], dtype=np.int32)}, starts, {}, edges=edges)
+    plan = EvaluationPlan(6, 8)  # two rows of padding
+    whole = Batches(source, plan, 1)[0]
+    parts = [Batches(source, plan, 1, Part(np.arange(8)[half], 8))[0] for half in (slice(0, 3), slice(3, 8))]
+    for name, array in whole.items():
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
+    short = source.rows(np.arange(3), np.zeros(3, int))["tokens"]
+    assert (short.shape[1] == whole["tokens"].shape[1]) == (len(edges) == 1), "alone the first part would be narrower"

@@ -40,7 +40,7 @@ MESHES = (
     "fsdp=2,tensor=2,sequence=2",
 )
 FAST = {  # the rest: `pytest -m full`
-    "gpt": ("data=8", "fsdp=4,tensor=2", "data=2,sequence=4"),
+    "gpt": ("fsdp=4,tensor=2", "data=2,sequence=4"),
     "bert": ("data=2,fsdp=2,tensor=2",),
     "llama": ("fsdp=2,tensor=2,sequence=2",),
     "grouped": ("data=2,fsdp=2,tensor=2",),

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import numpy as np
 
+from lepjax.core.errors import UserError
 from lepjax.experiment import Steps
 from tests.mesh.families import llama
 from tests.tiny import TinyText, tiny
@@ -28,12 +29,15 @@ def experiment(run: pathlib.Path, mesh: str = "auto", steps: int = STEPS):
 
 @dataclasses.dataclass(frozen=True)
 class Watched(TinyText):
-    """Writes down which training records each process asks for; that of rank `corrupted` gets other tokens."""
+    """Writes down which training records each process asks for. Rank `corrupted` gets other tokens, rank `broken` none."""
 
     folder: str = ""
     corrupted: int = -1
+    broken: int = -1
 
     def load(self):
+        if jax.process_index() == self.broken:
+            raise UserError("no such file", where="data.path")
         splits = super().load()
         return dataclasses.replace(splits, train=_Watched(splits.train, self.folder, self.corrupted))
 
@@ -42,6 +46,8 @@ class _Watched:
     def __init__(self, source, folder, corrupted):
         self.source, self.folder, self.corrupted = source, pathlib.Path(folder), corrupted
         self.digest = source.digest
+
+    rowwise = True
 
     def __len__(self):
         return len(self.source)
@@ -55,8 +61,16 @@ class _Watched:
         return rows
 
 
-def watched(folder: pathlib.Path, name: str, family: str = "gpt", corrupted: int = -1, steps: int = 8, **changes):
+def watched(
+    folder: pathlib.Path,
+    name: str,
+    family: str = "gpt",
+    corrupted: int = -1,
+    broken: int = -1,
+    steps: int = 8,
+    **changes,
+):
     """`family` on four devices, over data and fsdp."""
-    data = Watched(size=SIZE, folder=str(folder), corrupted=corrupted)
+    data = Watched(size=SIZE, folder=str(folder), corrupted=corrupted, broken=broken)
     mesh = changes.pop("mesh", "data=2,fsdp=2")
     return MAKERS[family](data=data, run_dir=str(folder / name), mesh=mesh, length=Steps(steps), **changes)

@@ -120,8 +120,8 @@ def test_checkpoints_go_from_one_to_two_to_four_and_back(family, alone_of, tmp_p
 RECIPE = """
 from tests.processes.experiments import watched
 import pathlib
-def experiment(folder: str = "", steps: int = 8):
-    return watched(pathlib.Path(folder), "run", steps=steps)
+def experiment(folder: str = "", steps: int = 8, broken: int = -1):
+    return watched(pathlib.Path(folder), "run", steps=steps, broken=broken)
 """
 
 
@@ -142,8 +142,9 @@ def recipe(tmp_path):
     return str(tmp_path / "recipe.py")
 
 
-def test_a_signal_to_any_process_stops_all_after_the_same_step(recipe, tmp_path):
+def test_a_signal_to_any_process_stops_all_after_the_same_step(recipe, tmp_path, request):
     job = launch("train", recipe, "--folder", str(tmp_path), "--steps", "100000")
+    request.addfinalizer(job.terminate)
     metrics = tmp_path / "run" / "metrics.jsonl"
     end = time.monotonic() + 120
     while time.monotonic() < end and not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
@@ -152,8 +153,8 @@ def test_a_signal_to_any_process_stops_all_after_the_same_step(recipe, tmp_path)
     os.kill(last_child(job.pid), signal.SIGTERM)  # not rank 0, which prints and writes
     out, err = job.communicate(timeout=120)
     assert job.returncode == 75, (out, err)
-    saved = [int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()]
-    assert f"SIGTERM at step {saved[0]}; saved at step {saved[0]}" in out, out
+    saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert f"SIGTERM at step {saved}; saved at step {saved}" in out, out
     assert files.read_json(tmp_path / "run" / "result.json")["status"] == "interrupted"
 
 
@@ -161,6 +162,14 @@ def last_child(parent):
     children = pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     assert len(children) == 2
     return int(children[-1])
+
+
+def test_an_error_of_one_rank_ends_all_with_its_code(recipe, tmp_path):
+    job = launch("train", recipe, "--folder", str(tmp_path), "--broken", "1")
+    out, err = job.communicate(timeout=120)
+    assert job.returncode == 78, (out, err)
+    assert "[1] lepjax: data.path: no such file" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_comes_from_every_rank_in_one_line(recipe, tmp_path):

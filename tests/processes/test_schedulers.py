@@ -117,7 +117,7 @@ def test_slurm(recipe, slurm, tmp_path, alone):
 
 
 def test_a_batch_script_of_slurm(recipe, slurm, tmp_path, alone):
-    """The script itself is no rank; its `srun` starts them. Both ranks of a step that lacks a third say so."""
+    """The script itself is no rank; its `srun` starts them."""
     command = " ".join(train(recipe, tmp_path))
     (tmp_path / "job.sh").write_text(f"#!/bin/bash\nsrun {command}\n")
     run("sbatch", "--wait", "-n2", "-o", str(tmp_path / "out.txt"), str(tmp_path / "job.sh"), **slurm)

@@ -7,7 +7,7 @@ import pytest
 
 from lepjax.core.errors import UserError
 from lepjax.run.launching import Job, free_port
-from lepjax.run.ranks import Rank, detect, first_host, own_gpus, visible_gpus
+from lepjax.run.ranks import Rank, detect, first_host, own_gpus, tasks_by_node, visible_gpus
 from lepjax.run.rollcall import roll_call
 
 LAUNCHED = {"LEPJAX_COORDINATOR": "host:1234", "LEPJAX_PROCESSES": "4", "LEPJAX_PROCESS": "3"}
@@ -16,6 +16,7 @@ SLURM = {  # as `srun -N2 -n3` of Slurm 22.05 sets them
     "SLURM_STEP_NUM_TASKS": "3",
     "SLURM_PROCID": "2",
     "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "1",
     "SLURM_STEP_NODELIST": "n[01-02]",
     "SLURM_STEP_TASKS_PER_NODE": "2,1",
 }
@@ -31,7 +32,11 @@ OPEN_MPI = {  # as `mpirun -n 2` of OpenMPI 4.1 sets them
 def test_ranks_are_found_by_their_variables():
     assert detect({}) is None
     assert detect(LAUNCHED) == Rank(3, 4, "host:1234", "lepjax launch")
-    assert detect(SLURM) == Rank(2, 3, "n01:61511", "Slurm", 0, 2)
+    assert detect(SLURM) == Rank(2, 3, "n01:61511", "Slurm", 0, 1)
+    assert detect({**SLURM, "SLURM_PROCID": "1", "SLURM_NODEID": "0", "SLURM_LOCALID": "1"}) == Rank(
+        1, 3, "n01:61511", "Slurm", 1, 2
+    )
+    assert tasks_by_node("2(x3),1") == [2, 2, 2, 1]
     rank = detect(OPEN_MPI)
     assert rank == Rank(1, 2, f"10.96.0.1:{61440 + (1531576320 >> 16) % 4096}", "OpenMPI", 1, 2)
     assert (rank.host, rank.port) == ("10.96.0.1", 61440 + (1531576320 >> 16) % 4096)
@@ -76,16 +81,19 @@ def test_gpus_of_a_host_are_shared_by_its_processes():
     assert own_gpus(rank(5, 8), 8) == [5]
     with pytest.raises(UserError, match="3 processes on a host with 8 GPUs"):
         own_gpus(rank(0, 3), 8)
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
-    assert visible_gpus({"CUDA_VISIBLE_DEVICES": ""}) == visible_gpus({"JAX_PLATFORMS": "cpu"}) == 0
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "2, 3", "JAX_PLATFORMS": ""}) == ("2", "3")
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "0,-1,3"}) == ("0",)
+    for none in ({"CUDA_VISIBLE_DEVICES": ""}, {"CUDA_VISIBLE_DEVICES": "-1"}, {"JAX_PLATFORMS": "cpu"}):
+        assert visible_gpus(none) == ()
 
 
 def test_a_local_job_gives_each_process_its_part():
-    assert Job(2, 4, 0, 9).environment(1)["JAX_NUM_CPU_DEVICES"] == "4"
-    assert [Job(2, 0, 8, 9).environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["0,1,2,3", "4,5,6,7"]
-    assert detect(Job(2, 1, 0, 9).environment(1)) == Rank(1, 2, "localhost:9", "lepjax launch")
-    with pytest.raises(UserError, match="4 processes x 4 devices on 8 GPUs"):
-        Job(4, 4, 8, 9)
+    gpus = tuple("23457")
+    assert Job(2, 4, (), 9).environment(1)["JAX_NUM_CPU_DEVICES"] == "4"
+    assert [Job(2, 0, gpus, 9).environment(i)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["2,3", "4,5"]
+    assert detect(Job(2, 1, (), 9).environment(1)) == Rank(1, 2, "localhost:9", "lepjax launch")
+    with pytest.raises(UserError, match="4 processes x 4 devices on 5 GPUs"):
+        Job(4, 4, gpus, 9)
 
 
 # ---- roll call ----

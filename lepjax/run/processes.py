@@ -43,6 +43,8 @@ def join(facts: Facts) -> None:
         local_device_ids=ranks.own_gpus(rank, len(ranks.visible_gpus(os.environ))),
         cluster_detection_method="deactivate",
     )
+    jax.devices()  # the processes tell each other what they have: nobody may fail, and be gone, before all know
+    _client().wait_at_barrier("lepjax/joined", int(1000 * AGREE_SECONDS))
 
 
 def main_process() -> bool:

@@ -42,7 +42,7 @@ MESHES = (
 FAST = {  # the rest: `pytest -m full`
     "gpt": ("fsdp=4,tensor=2", "data=2,sequence=4"),
     "bert": ("data=2,fsdp=2,tensor=2",),
-    "llama": ("fsdp=2,tensor=2,sequence=2",),
+    "llama": (),  # as `grouped`
     "grouped": ("data=2,fsdp=2,tensor=2",),
 }
 REPLICATED = "Involuntary full rematerialization"  # the partitioner's warning: it holds a whole array on every device
@@ -83,7 +83,7 @@ def test_bfloat16_losses_equal_one_device_loosely(family, mesh):
     assert_mesh_equivalent(FAMILIES[family](precision="bfloat16"), [mesh])
 
 
-@pytest.mark.parametrize("mesh", ["fsdp=4,tensor=2", "data=2,fsdp=2,tensor=2"])
+@pytest.mark.parametrize("mesh", [pytest.param("fsdp=4,tensor=2", marks=pytest.mark.full), "data=2,fsdp=2,tensor=2"])
 def test_first_gradients_equal_one_device(mesh):
     ours, theirs = gradients(tiny(mesh=mesh), 8), gradients(tiny(), 1)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import math
 from collections.abc import Callable
@@ -239,29 +238,12 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     rows = -(-(experiment.evaluation_batch_size or rows) // placement.batch_ways) * placement.batch_ways
     scored = {**splits.evaluation, **splits.final}
     scoring = {name: experiment.data.scoring(source, rows, work) for name, source in scored.items()}
-    hparams = experiment.hparams(total_steps)
-    optimizer = experiment.optimizer.build(model.leaves)
-    loss = freezing(make_loss(task, model), experiment.optimizer.frozen(model.leaves))
-    step = make_train_step(loss, optimizer, experiment.optimizer.schedule, precision, experiment.accumulate)
-
-    def fresh(seed: jax.Array, weights: dict[str, Any]) -> State:
-        # The seed is an argument: as a constant it would compile initialisation anew for every seed.
-        params, model_state = model.init(rng.seed_key(seed, rng.INIT))
-        params = parameters.replaced(params, model.leaves, weights)
-        opt_state = optimizer(hparams).init(widened(params))
-        key = rng.seed_key(seed, rng.TRAIN)
-        scale = precision.loss_scale()
-        return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
+    parts = compose(experiment, placement, precision, model, task, total_steps)
 
     def init() -> State:
         weights = experiment.model.weights(model.leaves)
-        return jax.jit(fresh, out_shardings=shardings)(experiment.seed, weights)
+        return jax.jit(parts.fresh, out_shardings=parts.shardings)(experiment.seed, weights)
 
-    abstract = jax.eval_shape(fresh, experiment.seed, {})
-    shardings = state_shardings(abstract, model.leaves, placement)
-    if experiment.offload_optimizer:
-        shardings, step = optimizer_on_host(shardings), visiting(step)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return Built(
         experiment=experiment,
         model=model,
@@ -273,12 +255,48 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         scoring=scoring,
         work=work,
         total_steps=total_steps,
-        step=step,
+        step=parts.step,
         measure=make_measure(task, model),
         init=init,
-        abstract=abstract,
-        shardings=shardings,
+        abstract=parts.abstract,
+        shardings=parts.shardings,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed:
+    """What training needs and no data determine: the step, and how a state begins and lies."""
+
+    step: Step
+    fresh: Callable[[Any, dict[str, Any]], State]
+    """`fresh(seed, weights)`; the seed is an argument: as a constant it would compile initialisation anew for every seed."""
+    abstract: State
+    shardings: State
+
+
+def compose(
+    experiment: Experiment, placement: Placement, precision: Policy, model: Functional, task: Task, total_steps: int
+) -> Composed:
+    """The step and the state for a placement, whose mesh may be abstract. Nothing is computed."""
+    hparams = experiment.hparams(total_steps)
+    optimizer = experiment.optimizer.build(model.leaves)
+    loss = freezing(make_loss(task, model), experiment.optimizer.frozen(model.leaves))
+    step = make_train_step(loss, optimizer, experiment.optimizer.schedule, precision, experiment.accumulate)
+
+    def fresh(seed: Any, weights: dict[str, Any]) -> State:
+        params, model_state = model.init(rng.seed_key(seed, rng.INIT))
+        params = parameters.replaced(params, model.leaves, weights)
+        opt_state = optimizer(hparams).init(widened(params))
+        key = rng.seed_key(seed, rng.TRAIN)
+        scale = precision.loss_scale()
+        return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
+
+    abstract = jax.eval_shape(fresh, experiment.seed, {})
+    shardings = state_shardings(abstract, model.leaves, placement)
+    if experiment.offload_optimizer:
+        shardings, step = optimizer_on_host(shardings), visiting(step)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    return Composed(step, fresh, abstract, shardings)
 
 
 def with_hparams(state: State, hparams: dict[str, float]) -> State:
@@ -341,7 +359,7 @@ def check_seed(seed: int) -> None:
         raise UserError(f"{seed}", where="seed", fix="Use a whole number from 0 to 2147483647.")
 
 
-# ---- identity and (de)serialisation ----
+# ---- identity ----
 
 
 def identity(experiment: Experiment) -> str:
@@ -363,45 +381,6 @@ def differences(old: Experiment, new: Experiment, kind: str) -> list[tuple[str, 
     return [
         (p, before.get(p), after.get(p)) for p in sorted(before.keys() | after.keys()) if before.get(p) != after.get(p)
     ]
-
-
-def to_json(config: Any) -> Any:
-    """Class names and fields, enough to rebuild the experiment without the script that made it."""
-    if dataclasses.is_dataclass(config):
-        values = {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
-        return {"class": f"{type(config).__module__}:{type(config).__qualname__}", "fields": values}
-    if isinstance(config, (tuple, list)):
-        return [to_json(item) for item in config]
-    if isinstance(config, float) and config in (float("inf"), float("-inf")):
-        return {"float": str(config)}  # JSON has no infinities
-    return config
-
-
-def from_json(data: Any, where: str = "experiment.json") -> Any:
-    """Rebuilds what `to_json` wrote. Raises `UserError` for a class that is not importable or not a dataclass."""
-    if isinstance(data, list):
-        return tuple(from_json(item, where) for item in data)
-    if not isinstance(data, dict):
-        return data
-    if "float" in data:
-        return float(data["float"])
-    module, _, name = str(data.get("class")).partition(":")
-    try:
-        kind: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"class {data.get('class')!r} cannot be imported",
-            where=where,
-            fix="Name the experiment file instead of the run directory.",
-        ) from error
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise UserError(f"{data['class']!r} is not a dataclass", where=where)
-    known = {field.name for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(data["fields"]) - known):
-        raise UserError(
-            f"{data['class']} has no field {unknown[0]!r}", where=where, fix="It was written by another version."
-        )
-    return kind(**{key: from_json(value, where) for key, value in data["fields"].items()})
 
 
 def describe(model: Functional, placement: Placement) -> list[sharding.Explained]:

@@ -15,7 +15,6 @@ Measured  see README.md
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -23,14 +22,13 @@ import pathlib
 import subprocess
 import tempfile
 import time
-from typing import Any
 
 import numpy as np
 
 from experiments.benchmarks import timing
 from experiments.benchmarks.startup import CACHE_ALL, LEPJAX, ROOT
 from experiments.benchmarks.step_overhead import LOADED, Blocks, lepjax_step
-from experiments.benchmarks.timing import Paired, collect, interleave, machine, spread
+from experiments.benchmarks.timing import Paired, Peer, collect, interleave, machine, spread
 from lepjax import experiment as experiments
 from lepjax.core.optimizers import AdamW
 from lepjax.core.schedules import Linear
@@ -134,39 +132,6 @@ class Setting:
         return [self.python, PEER, part, "--model", str(self.model), "--train", str(file), "--rows", str(rows)]
 
 
-class PeerBlocks(contextlib.AbstractContextManager["PeerBlocks"]):
-    """The Trainer in a process of its own. Calling it runs one block there and returns its seconds per step."""
-
-    def __init__(self, where: Setting, rows: int, steps: int) -> None:
-        self.steps, self.said = steps, tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            [*where.peer("steps", "train_sentences", rows), "--length", str(LENGTH)],
-            env={**os.environ, **THEIRS},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.said,
-            text=True,
-            bufsize=1,
-        )
-        self.versions: str = self._answer()["versions"]
-
-    def __call__(self) -> float:
-        assert self.process.stdin
-        self.process.stdin.write(f"{self.steps}\n")
-        return self._answer()["seconds"]
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            self.said.seek(0)
-            raise RuntimeError(f"the Trainer ended with code {self.process.wait()}: {self.said.read()[-2000:]}")
-        return json.loads(line)
-
-    def __exit__(self, *exc: object) -> None:
-        self.process.communicate()  # closes its input, which ends it
-
-
 def compare_steps(where: Setting, blocks: int, steps: int, loaded: int) -> str:
     """The compiled step as `lepjax train` calls it against the Trainer's, both without reading and collating rows."""
     recipe = experiment(str(where.model), str(where.data), f"train_sentences[:{BATCH * loaded}]", LENGTH)
@@ -175,8 +140,9 @@ def compare_steps(where: Setting, blocks: int, steps: int, loaded: int) -> str:
     host = built.batches(loaded)
     assert host[0]["tokens"].shape == (BATCH, LENGTH)
     ours = Blocks(step, built.init(), [place(host[i], shardings) for i in range(loaded)], steps)
-    with PeerBlocks(where, BATCH * loaded, steps) as theirs:
-        paired = interleave(ours, theirs, blocks, [theirs.process.pid])
+    command = [*where.peer("steps", "train_sentences", BATCH * loaded), "--length", str(LENGTH)]
+    with Peer(command, THEIRS) as theirs:
+        paired = interleave(ours, lambda: theirs.ask(steps)["seconds"], blocks, [theirs.process.pid])
     low, high = paired.interval()
     our_rate, their_rate = (BATCH / float(np.median(seconds)) for seconds in (paired.ours, paired.theirs))
     return (

@@ -14,16 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from lepjax.core import rng
 from lepjax.core.functional import Functional
-from lepjax.core.offload import HOST, optimizer_on_host, visiting
-from lepjax.core.optimizers import freezing
-from lepjax.core.precision import policy, widened
-from lepjax.core.sharding import Placement, state_shardings
-from lepjax.core.state import State, create
-from lepjax.core.step import Step, make_train_step
-from lepjax.experiment import Experiment, check_batch_sizes
-from lepjax.tasks.task import make_loss
+from lepjax.core.offload import HOST
+from lepjax.core.precision import policy
+from lepjax.core.sharding import Placement
+from lepjax.core.state import State
+from lepjax.core.step import Step
+from lepjax.experiment import Experiment, check_batch_sizes, compose
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -63,26 +60,13 @@ def abstract_step(experiment: Experiment, mesh: Mesh | AbstractMesh, batch: Shap
     placement = Placement(mesh, allow_replication=experiment.allow_replication)
     precision = policy(experiment.precision)
     model = experiment.model.build(precision)
-    hparams = experiment.hparams(1)  # leaves of the state: their values are not part of the program
-    optimizer = experiment.optimizer.build(model.leaves)
-    loss = freezing(make_loss(experiment.task, model), experiment.optimizer.frozen(model.leaves))
-    step = make_train_step(loss, optimizer, experiment.optimizer.schedule, precision, experiment.accumulate)
-
-    def fresh() -> State:
-        params, model_state = model.init(rng.seed_key(0, rng.INIT))
-        opt_state = optimizer(hparams).init(widened(params))
-        key, scale = rng.seed_key(0, rng.TRAIN), precision.loss_scale()
-        return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
-
-    state = jax.eval_shape(fresh)
-    shardings = state_shardings(state, model.leaves, placement)
-    if experiment.offload_optimizer:
-        shardings, step = optimizer_on_host(shardings), visiting(step)
+    # Numbers that depend on the length are leaves of the state: their values are not part of the program.
+    parts = compose(experiment, placement, precision, model, experiment.task, total_steps=1)
     return AbstractStep(
         model=model,
         placement=placement,
-        step=step,
-        state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings),
+        step=parts.step,
+        state=parts.abstract,
         batch={
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.batch(x, name)) for name, x in batch.items()
         },

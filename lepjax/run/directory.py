@@ -27,6 +27,7 @@ import jax
 from lepjax import experiment as experiments
 from lepjax.core import fields
 from lepjax.core.errors import UserError
+from lepjax.core.serialise import from_json, to_json
 from lepjax.experiment import Experiment
 from lepjax.run import files
 
@@ -59,7 +60,7 @@ class RunDirectory:
     def experiment(self) -> Experiment | None:
         """The experiment this directory belongs to, or None for a new one."""
         file = self.path / "experiment.json"
-        return experiments.from_json(files.read_json(file), str(file)) if file.exists() else None
+        return from_json(files.read_json(file), str(file)) if file.exists() else None
 
     def passes(self) -> float | None:
         """The passes over the data that the plan's shapes were chosen for; None for a new run."""
@@ -93,7 +94,7 @@ class RunDirectory:
         lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         lock.flush()
         self._lock = lock
-        files.write_json(self.path / "experiment.json", experiments.to_json(experiment))
+        files.write_json(self.path / "experiment.json", to_json(experiment))
 
     def _check_owner(self, experiment: Experiment) -> None:
         if not self.path.exists():

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 
-from lepjax import experiment as experiments
+from lepjax.core.serialise import to_json
 from lepjax.experiment import Experiment
 from lepjax.run import files, launching
 
@@ -37,7 +37,7 @@ def in_fresh_processes(
     """
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "jobs.json"
-        told = [{"experiment": experiments.to_json(job.experiment), "stop": job.stop} for job in jobs]
+        told = [{"experiment": to_json(job.experiment), "stop": job.stop} for job in jobs]
         path.write_text(json.dumps(told), encoding="utf-8")
         command = [sys.executable, "-m", "lepjax.testing.worker", str(path)]
         layout = launching.Job(processes, devices, (), launching.free_port())

@@ -12,8 +12,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lepjax import experiment as experiments
 from lepjax.core.errors import DONE, guarded
+from lepjax.core.serialise import from_json
 from lepjax.run import processes
 from lepjax.run.callbacks import Callback
 from lepjax.run.fit import Loop, interrupted
@@ -35,7 +35,7 @@ class StopAt(Callback):
 
 
 def main(jobs: list[dict[str, Any]]) -> int:
-    loaded = [experiments.from_json(job["experiment"]) for job in jobs]
+    loaded = [from_json(job["experiment"]) for job in jobs]
     processes.join(facts(loaded[0]))
 
     def train_all() -> int:

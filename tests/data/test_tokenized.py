@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lepjax.core.errors import UserError
-from lepjax.data import fetch, tokenized
+from lepjax.data import corpus, fetch, tokenized
 from lepjax.data.tables import Origin, Table
 from lepjax.data.tokenized import Subwords, TokenizedText
 from tests.words import LETTERS, bytes_of_roberta, word_pieces
@@ -15,7 +15,7 @@ from tests.words import LETTERS, bytes_of_roberta, word_pieces
 STORIES = [
     f"The fox {i} jumps over the lazy dog.\nWho sleeps in the shade?\n\n  Zwölf {LETTERS[i]}.\n" for i in range(26)
 ]
-END = tokenized.BOUNDARY
+END = corpus.BOUNDARY
 
 
 @pytest.fixture
@@ -131,8 +131,9 @@ def test_a_long_document_is_cut_between_lines(load, tmp_path, test_data, monkeyp
     text = "".join(STORIES)
     path.write_text(text, encoding="utf-8")
     whole = tokens_of(load(path, tokenizer=gpt2))
+    monkeypatch.setattr(corpus, "STRETCH", 100)
     monkeypatch.setattr(tokenized, "STRETCH", 100)
-    plain, table = list(tokenized.corpora(str(path))["train"].read()), list(tokenized._cut(text))
+    plain, table = list(corpus.corpora(str(path))["train"].read()), list(corpus._cut(text))
     for stretches in (plain, table):
         assert len(stretches) > 10 and "".join(part for part, _ in stretches) == text
         assert [last for _, last in stretches] == [False] * (len(stretches) - 1) + [True]

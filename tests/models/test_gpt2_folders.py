@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from lepjax.cli._overrides import apply
 from lepjax.core.errors import UserError
 from lepjax.core.precision import FLOAT32
-from lepjax.experiment import build, from_json, to_json
+from lepjax.core.serialise import from_json, to_json
+from lepjax.experiment import build
 from lepjax.models import pretrained, weights
 from lepjax.models.gpt2 import Gpt2
 from lepjax.models.gpt2_family import architecture, by_head

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from lepjax.core.errors import UserError
 from lepjax.core.optimizers import AdamW
-from lepjax.experiment import EarlyStopping, Steps, build, from_json, identity, to_json
+from lepjax.core.serialise import from_json, to_json
+from lepjax.experiment import EarlyStopping, Steps, build, identity
 from lepjax.report.html import Report
 from lepjax.run.checkpoint import Checkpoints, flatten
 from lepjax.run.train import train

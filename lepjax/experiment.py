@@ -23,6 +23,7 @@ from lepjax.core.optimizers import AdamW, Optimizer, freezing
 from lepjax.core.plateau import Plateau
 from lepjax.core.precision import Policy, policy, widened
 from lepjax.core.sharding import Placement, state_shardings
+from lepjax.core.spikes import Spikes
 from lepjax.core.state import State, as_leaves, create
 from lepjax.core.step import Step, make_train_step
 from lepjax.data.loader import Batches
@@ -117,6 +118,8 @@ class Experiment:
     """Microbatches per optimizer step."""
     ema: float | None = hparam(None)
     """Decay of an average of the parameters, which is then evaluated; None keeps none."""
+    spikes: Spikes = Spikes()
+    """What to do about loss spikes: SkipSpikes or RewindSpikes of `core.spikes`; by default nothing."""
     seed: int = 0
     """Seeds initialisation, data order and dropout."""
     best: str = runtime("")
@@ -136,7 +139,7 @@ class Experiment:
     log_every: int = runtime(10)
     """Steps between lines of metrics.jsonl and the terminal."""
     max_skipped: int = runtime(20)
-    """Non-finite steps in a row, as seen at logged steps, that end the run."""
+    """Skipped steps in a row, as seen at logged steps, that end the run."""
     final: tuple[FinalEvaluation, ...] = runtime(())
     """What to compute once after training."""
     mesh: str = runtime("auto")
@@ -156,6 +159,7 @@ class Experiment:
             "optimizer": self.optimizer.hparams(total_steps),
             "model": self.model.hparams(),
             "task": self.task.hparams(),
+            "spikes": self.spikes.hparams(),
             "experiment": {} if self.ema is None else {"ema_decay": self.ema},
         }
         merged: dict[str, float] = {}
@@ -289,7 +293,8 @@ def compose(
         opt_state = optimizer(hparams).init(widened(params))
         key = rng.seed_key(seed, rng.TRAIN)
         scale = precision.loss_scale()
-        return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
+        ema, guard = experiment.ema is not None, experiment.spikes.guard()
+        return create(params, model_state, opt_state, hparams, key, scale, ema, guard)
 
     abstract = jax.eval_shape(fresh, experiment.seed, {})
     shardings = state_shardings(abstract, model.leaves, placement)

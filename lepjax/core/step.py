@@ -1,8 +1,9 @@
 """The training step: a pure function `(state, batch) -> (state, metrics)`.
 
 In order: fold the key; gradients, whole or microbatch by microbatch; unscale; global norm; clip; update; keep the old
-state where anything was not finite; adjust the loss scale; emit metrics. What varies (loss, optimizer, schedule,
-precision, accumulation) is composed outside and passed in.
+state where anything was not finite or the guard sees a spike; adjust the loss scale; emit metrics. What varies (loss,
+optimizer, schedule, precision, accumulation) is composed outside and passed in; the loss scale and the guard are what
+the state says.
 """
 
 from __future__ import annotations
@@ -89,15 +90,16 @@ def make_train_step(
         # Finite gradients and finite hyperparameters give finite updates, so these need no pass of their own.
         numbers = (total, grad_norm, clip, learning_rate, *_all_but(state.hparams, "clip_norm"))
         finite = jnp.isfinite(jnp.stack(numbers)).all() & _finite(model_state)
+        taken, guard, seen = state.guard.judge(finite, total, grad_norm, state.hparams)
         # A branch, not a select: with a select the new parameters and the old moments are alive at once, and the compiler
         # copies every one of them instead of updating in place. Under vmap it becomes a select by itself.
         kept = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = jax.lax.cond(finite, update, lambda *kept: kept, *kept)
-        model_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), model_state, state.model_state)
+        params, opt_state, ema = jax.lax.cond(taken, update, lambda *kept: kept, *kept)
+        model_state = jax.tree.map(lambda a, b: jnp.where(taken, a, b), model_state, state.model_state)
         new = State(
             step=state.step + 1,
             cursor=state.cursor + 1,
-            skipped=state.skipped + jnp.where(finite, 0, 1),
+            skipped=state.skipped + jnp.where(taken, 0, 1),
             params=params,
             model_state=model_state,
             opt_state=opt_state,
@@ -105,6 +107,7 @@ def make_train_step(
             loss_scale=state.loss_scale.adjust(finite),
             hparams=state.hparams,
             key=state.key,
+            guard=guard,
         )
         metrics = {
             "loss": total,
@@ -112,6 +115,7 @@ def make_train_step(
             "learning_rate": learning_rate,
             "loss_scale": jnp.float32(scale),
             "skipped": new.skipped,
+            **seen,
         }
         named = {name: term.mean for name, term in {**terms, **aux}.items()}
         if twice := sorted(metrics.keys() & named.keys()):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from lepjax.core import fields, parameters, rng, sharding
 from lepjax.core.errors import UserError
@@ -24,7 +25,7 @@ from lepjax.core.plateau import Plateau
 from lepjax.core.precision import Policy, policy, widened
 from lepjax.core.sharding import Placement, state_shardings
 from lepjax.core.spikes import Spikes
-from lepjax.core.state import State, as_leaves, create
+from lepjax.core.state import State, create
 from lepjax.core.step import Step, make_train_step
 from lepjax.data.loader import Batches
 from lepjax.data.plan import Indexed
@@ -306,7 +307,8 @@ def compose(
 
 def with_hparams(state: State, hparams: dict[str, float]) -> State:
     """The state with other hyperparameters, placed where the old ones were."""
-    placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in as_leaves(hparams).items()}
+    values = {name: np.asarray(value, np.float32) for name, value in hparams.items()}  # on the host: nothing compiles
+    placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in values.items()}
     return dataclasses.replace(state, hparams=placed)
 
 

@@ -15,7 +15,7 @@ import concurrent.futures
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -44,10 +44,10 @@ class Checkpoints:
         """Steps with a manifest, ascending."""
         return sorted(int(p.parent.name) for p in self.path.glob("*/manifest.json") if p.parent.name.isdigit())
 
-    def save(self, step: int, state: State, meta: dict[str, Any], best: int | None = None) -> None:
+    def save(self, step: int, state: State, meta: dict[str, Any], also: Collection[int] = ()) -> None:
         """Copies the state to the host and returns; writing goes on behind. Waits for (and reports) the one before.
 
-        After the commit the newest `keep` steps and `best` remain.
+        After the commit the newest `keep` steps and `also` remain.
         """
         self.wait()
         folder = self.path / str(step)
@@ -63,9 +63,9 @@ class Checkpoints:
             self._orbax.save(folder, args=ocp.args.Composite(**items))
         except OSError as error:
             raise UserError(f"cannot be written ({error.strerror or error})", where=str(folder)) from error
-        self._pending = self._pool.submit(self._commit, step, meta, layout(flat), best)
+        self._pending = self._pool.submit(self._commit, step, meta, layout(flat), also)
 
-    def _commit(self, step: int, meta: dict[str, Any], leaves: dict[str, Any], best: int | None) -> None:
+    def _commit(self, step: int, meta: dict[str, Any], leaves: dict[str, Any], also: Collection[int]) -> None:
         self._orbax.wait_until_finished()
         if not main_process():
             return
@@ -74,10 +74,17 @@ class Checkpoints:
         digests = {str(p.relative_to(folder)): files.digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
         files.write_json(folder / "manifest.json", {"step": step, "files": digests, "leaves": leaves})
         files.sync_folder(self.path)
-        keep = {*self.steps()[-self.keep :], best}
+        keep = {*self.steps()[-self.keep :], *also}
         for old in self.steps():
             if old not in keep:
                 self._remove(self.path / str(old))
+
+    def remove_after(self, step: int) -> None:
+        """Removes later steps, the newest first: wherever this is interrupted, the run goes on from one it came by."""
+        self.wait()
+        for later in reversed(self.steps()):
+            if later > step:
+                self._remove(self.path / str(later))
 
     def _remove(self, folder: pathlib.Path) -> None:
         (folder / "manifest.json").unlink()  # first: a half-deleted step must not look committed

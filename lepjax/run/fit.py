@@ -88,6 +88,8 @@ class Loop:
     rate: _Rate | None = None
     losses: collections.deque[Any] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=KEPT))
     """Losses of the steps since somebody asked, on the device."""
+    stream: Iterator[tuple[Any, Any]] = iter(())
+    """(host batch, device batch) of the steps to come."""
 
     @property
     def last(self) -> bool:
@@ -116,6 +118,12 @@ class Loop:
         self.losses.clear()
         return sum(values) / len(values) if values else math.nan
 
+    def go_back(self, state: Any, step: int, stream: Iterable[tuple[Any, Any]]) -> None:
+        """Stands after `step` again, whose state this is; what is late of the steps since is forgotten."""
+        self.state, self.step, self.stream = state, step, iter(stream)
+        self.late = None
+        self.losses.clear()
+
     def set_hparam(self, name: str, value: float) -> None:
         """Changes one live hyperparameter: same dtype, same sharding, so nothing recompiles."""
         old = self.state.hparams[name]
@@ -131,10 +139,10 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
     for callback in loop.callbacks:
         callback.started(loop)
     loop.rate = _Rate(loop.clock)
-    stream = iter(batches)
+    loop.stream = iter(batches)
     while not loop.last:
         waiting = time.perf_counter()
-        rows, batch = next(stream)
+        rows, batch = next(loop.stream)
         loop.clock.add("data wait", time.perf_counter() - waiting)
         loop.state, metrics = step(loop.state, batch)
         loop.step += 1

@@ -40,6 +40,9 @@ class Best(Callback):
     def remember(self, memory: Any) -> None:
         self.value, self.step = memory["value"], memory["step"]
 
+    def keeps(self) -> set[int]:
+        return {self.step}
+
     def published(self, loop: Loop, step: int, values: Values) -> None:
         if self.monitor in values and improves(values[self.monitor], self.value, self.mode):
             self.value, self.step = values[self.monitor], step

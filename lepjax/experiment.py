@@ -26,7 +26,7 @@ from lepjax.core.precision import Policy, policy, widened
 from lepjax.core.sharding import Placement, state_shardings
 from lepjax.core.spikes import Spikes
 from lepjax.core.state import State, create
-from lepjax.core.step import Step, make_train_step
+from lepjax.core.step import Loss, Step, make_train_step
 from lepjax.data.loader import Batches
 from lepjax.data.plan import Indexed
 from lepjax.data.source import Data, Source, Splits, Work
@@ -187,6 +187,7 @@ class Built:
     """The same for every split that is scored, by name."""
     work: Work
     total_steps: int
+    loss: Loss
     step: Step
     measure: Callable[..., Any]
     init: Callable[[], State]
@@ -260,6 +261,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         scoring=scoring,
         work=work,
         total_steps=total_steps,
+        loss=parts.loss,
         step=parts.step,
         measure=make_measure(task, model),
         init=init,
@@ -270,8 +272,9 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
 
 @dataclasses.dataclass(frozen=True)
 class Composed:
-    """What training needs and no data determine: the step, and how a state begins and lies."""
+    """What training needs and no data determine: the loss, the step, and how a state begins and lies."""
 
+    loss: Loss
     step: Step
     fresh: Callable[[Any, dict[str, Any]], State]
     """`fresh(seed, weights)`; the seed is an argument: as a constant it would compile initialisation anew for every seed."""
@@ -302,7 +305,7 @@ def compose(
     if experiment.offload_optimizer:
         shardings, step = optimizer_on_host(shardings), visiting(step)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    return Composed(step, fresh, abstract, shardings)
+    return Composed(loss, step, fresh, abstract, shardings)
 
 
 def with_hparams(state: State, hparams: dict[str, float]) -> State:

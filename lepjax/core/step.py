@@ -86,7 +86,7 @@ def make_train_step(
                 ema = jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
             return params, opt_state, ema
 
-        total = _total(terms, {name: term.weight for name, term in terms.items()})
+        total = weighted_total(terms, {name: term.weight for name, term in terms.items()})
         # Finite gradients and finite hyperparameters give finite updates, so these need no pass of their own.
         numbers = (total, grad_norm, clip, learning_rate, *_all_but(state.hparams, "clip_norm"))
         finite = jnp.isfinite(jnp.stack(numbers)).all() & _finite(model_state)
@@ -127,7 +127,7 @@ def make_train_step(
     return step
 
 
-def _total(terms: Terms, weights: dict[str, jax.Array]) -> jax.Array:
+def weighted_total(terms: Terms, weights: dict[str, jax.Array]) -> jax.Array:
     """The loss: each term over its global weight. A term with no weight at all counts zero, not NaN."""
     return sum(
         (t.coefficient * t.sum / jnp.where(weights[name] > 0, weights[name], 1.0) for name, t in terms.items()),
@@ -142,7 +142,7 @@ def _whole(loss: Loss) -> Gradients:
         def objective(params):  # type: ignore[no-untyped-def]
             terms, new, aux = loss(params, model_state, batch, hparams, keys, True)
             weights = {name: jax.lax.stop_gradient(term.weight) for name, term in terms.items()}
-            return _total(terms, weights) * scale, (terms, new, aux)
+            return weighted_total(terms, weights) * scale, (terms, new, aux)
 
         grads, (terms, new, aux) = jax.grad(objective, has_aux=True)(params)
         return grads, terms, new, aux
@@ -174,7 +174,7 @@ def _accumulated(loss: Loss, count: int, policy: Policy) -> Gradients:
 
             def objective(params):  # type: ignore[no-untyped-def]
                 terms, new, aux = loss(params, model_state, rows, hparams, row_keys, True)
-                return _total(terms, weights) * scale, (terms, new, aux)
+                return weighted_total(terms, weights) * scale, (terms, new, aux)
 
             grads, outputs = jax.grad(objective, has_aux=True)(params)
             return jax.tree.map(lambda a, g: a + g.astype(a.dtype), total, grads), outputs

@@ -117,9 +117,7 @@ def _state_at(directory: RunDirectory, checkpoints: Checkpoints, built: Built, s
     if later:
         state = _taken_back(_restore(checkpoints, built, later[0]), step, directory.read_metrics())
         if state is not None:
-            say(
-                f"replaying from checkpoint {later[0]}: from step {step + 1} on all were skipped, so its parameters are the same"
-            )
+            say(f"replaying from checkpoint {later[0]}: from step {step + 1} on all were skipped")
             return state
     say("replaying from initialisation: there is no checkpoint from before that step")
     return built.init()

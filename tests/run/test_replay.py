@@ -91,7 +91,6 @@ def test_a_given_step_is_replayed_from_the_newest_good_checkpoint(run, capsys):
 
 def test_a_damaged_checkpoint_is_left_where_it_is(run, tmp_path, capsys):
 
-
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     (copy / "checkpoints" / "8" / "meta.json").write_text("{}")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lepjax.data.plan import EvaluationPlan, Indexed, Plan
+from lepjax.data.quarantine import Quarantined
 from lepjax.data.vocabulary import Vocabulary
 
 Rows = dict[str, np.ndarray]  # arrays with a leading row axis
@@ -54,6 +55,8 @@ class Splits:
     """Names of the classes or tags, in the order of their ids."""
     notes: tuple[str, ...] = ()
     """What a person should know of the data: where it came from, what was cut."""
+    quarantined: tuple[Quarantined, ...] = ()
+    """Records that could not be used and were set aside."""
     vocabulary: Vocabulary | None = None
     largest_token: int = -1
     """The largest token id, where there is no vocabulary to tell; -1: not known."""

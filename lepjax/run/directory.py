@@ -3,6 +3,7 @@
 experiment.json  class names and fields; rebuilds the experiment without the script
 plan.json        what the plan's shapes were chosen for when the run began
 manifest.json    versions, devices, flags, plan fingerprint of the latest start
+quarantine.jsonl the records of the data that could not be used and were skipped, where there are any
 metrics.jsonl    one line per logged step or evaluation, and TensorBoard events beside it
 checkpoints/     see run.checkpoint
 result.json, report.html  at the end
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -28,6 +30,7 @@ from lepjax import experiment as experiments
 from lepjax.core import fields
 from lepjax.core.errors import UserError
 from lepjax.core.serialise import from_json, to_json
+from lepjax.data.quarantine import Quarantined
 from lepjax.experiment import Experiment
 from lepjax.run import files
 
@@ -70,6 +73,11 @@ class RunDirectory:
     def keep_passes(self, passes: float) -> None:
         if self.passes() is None:
             files.write_json(self.path / "plan.json", {"passes": passes})
+
+    def keep_quarantine(self, records: Sequence[Quarantined]) -> None:
+        if records:
+            lines = "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
+            files.write_text(self.path / "quarantine.jsonl", lines)
 
     def claim(self, experiment: Experiment) -> None:
         """Makes the directory this process's and this experiment's, or raises `UserError` and changes nothing."""

@@ -73,6 +73,7 @@ def train(
     agree("data", {"the data's fingerprint": built.plan.fingerprint, "the run directory": str(directory.path)})
     on_main(lambda: directory.claim(experiment))
     on_main(lambda: directory.keep_passes(built.work.epochs))
+    on_main(lambda: directory.keep_quarantine(built.splits.quarantined))
     checkpoints = Checkpoints(directory.checkpoints, say=lambda line: console.print(f"lepjax: {line}", highlight=False))
     try:
         with StopOnSignal() as signals:

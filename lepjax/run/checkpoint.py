@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
 from lepjax.core.errors import UserError
+from lepjax.core.paths import safe_join
 from lepjax.core.state import State
 from lepjax.run import files
 from lepjax.run.processes import main_process, on_main
@@ -110,7 +111,7 @@ class Checkpoints:
         except UserError as error:
             return str(error)
         for name, expected in manifest["files"].items():
-            file = folder / name
+            file = safe_join(folder, name, str(folder / "manifest.json"))
             found = files.digest(file) if file.is_file() else "missing"
             if found != expected:
                 return f"{name}: digest {found[:8]}.. expected {expected[:8]}.."

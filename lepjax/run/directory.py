@@ -2,7 +2,7 @@
 
 experiment.json  class names and fields; rebuilds the experiment without the script
 plan.json        what the plan's shapes were chosen for when the run began
-manifest.json    versions, devices, flags, plan fingerprint of the latest start
+manifest.json    versions, devices, flags, plan fingerprint and sources of the latest start
 quarantine.jsonl the records of the data that could not be used and were skipped, where there are any
 metrics.jsonl    one line per logged step or evaluation, and TensorBoard events beside it
 checkpoints/     see run.checkpoint
@@ -130,7 +130,7 @@ class RunDirectory:
             self._lock.close()
             self._lock = None
 
-    def write_manifest(self, fingerprint: str, mesh: dict[str, int]) -> None:
+    def write_manifest(self, fingerprint: str, mesh: dict[str, int], sources: dict[str, Any]) -> None:
         files.write_json(
             self.path / "manifest.json",
             {
@@ -146,6 +146,7 @@ class RunDirectory:
                 "mesh": mesh,
                 "flags": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "LIBTPU_"))},
                 "plan": fingerprint,
+                "sources": sources,
             },
         )
 

@@ -35,6 +35,7 @@ from lepjax.run.fit import Clock, Loop, fit
 from lepjax.run.processes import agree, main_process, meet, on_main, total
 from lepjax.run.progress import ShowEvaluation, ShowProgress
 from lepjax.run.saving import Save
+from lepjax.run.sources import sources
 from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly, StopOnSignal
 
 
@@ -116,7 +117,8 @@ class _Run:
         if (done := self._finished_before(start)) is not None:
             return done
         if main_process():
-            self.directory.write_manifest(self.built.plan.fingerprint, dict(self.built.placement.mesh.shape))
+            taken = sources(self.experiment, self.built.splits)
+            self.directory.write_manifest(self.built.plan.fingerprint, dict(self.built.placement.mesh.shape), taken)
         show.before_training(self.console, self.experiment, self.built, self.directory.path)
         state, meta = self._restore_or_init(start, before)
         on_main(lambda: self.directory.forget_after(start or 0))

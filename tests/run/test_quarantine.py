@@ -48,6 +48,10 @@ def test_a_run_keeps_what_it_skipped(experiment, tmp_path):
     data = (tmp_path / "train.tsv").read_bytes()
     assert all(data[bad["offset"] :].startswith(bad["raw"].encode()) for bad in kept)
     assert all(bad["file"] == str(tmp_path / "train.tsv") for bad in kept)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    words = str(tmp_path / "words")
+    assert manifest["sources"]["data.tokenizer"] == {"name": words, "folder": words, "commit": None}
+    assert manifest["sources"]["data"][-1].startswith("skipped 2 records")
     told = (tmp_path / "out.txt").read_text()
     assert f"skipped 2 records that cannot be used, the first at {tmp_path}/train.tsv line 12" in told
 

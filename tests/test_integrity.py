@@ -33,6 +33,7 @@ LOADS = {  # the last two names of what is called
     "yaml.full_load",
     "os.system",
     "os.popen",
+    "shutil.unpack_archive",
 }
 METHODS = {"extractall", "extract", "unpack_archive", "read_pickle"}  # whatever they are called on
 SILENT = {"allow_pickle", "trust_remote_code", "shell"}  # keywords, and keys of options, that must be a literal False

@@ -18,8 +18,8 @@ from lepjax.data.fetch import Wanted, canonical, fetch
 from lepjax.data.known import KNOWN, Known, of_strings
 from lepjax.data.labelled import TextData
 from lepjax.data.quarantine import REFUSE, Sieve, told
-from lepjax.data.source import Rows, Splits
-from lepjax.data.tables import Table
+from lepjax.data.source import Rows, Shown, Splits
+from lepjax.data.tables import Origin, Table
 from lepjax.data.tokenizer import Tokenizer
 
 CONTEXTS = ("context", "ctx", "sent1", "article", "premise", "question")  # the first that there is
@@ -77,6 +77,8 @@ class Choices:
     contexts: list[str]
     candidates: list[list[str]]
     labels: list[int]
+    origin: Origin | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The file and line of each record."""
 
     @staticmethod
     def of(table: Table, sieve: Sieve = REFUSE) -> Choices:
@@ -106,11 +108,12 @@ class Choices:
                 raise UserError(f"{len(own)} choices, the first record has {count}", where=where(row), fix=fix)
             _check_number(columns["label"][row], count, where(row))
 
-        kept = table.screened(check, sieve).columns
+        table = table.screened(check, sieve)
+        kept = table.columns
         rows = kept[listed] if listed else list(zip(*(kept[name] for name in names), strict=True))
         begins = kept[beginning] if beginning else [""] * len(rows)
         candidates = [[f"{begin} {text}".strip() for text in own] for begin, own in zip(begins, rows, strict=True)]
-        return Choices(kept[context], candidates, [int(label) for label in kept["label"]])
+        return Choices(kept[context], candidates, [int(label) for label in kept["label"]], table.origin)
 
 
 def _check_number(label: Any, choices: int, where: str) -> None:
@@ -127,8 +130,8 @@ def encode(data: Choices, tokenizer: Tokenizer, max_length: int) -> ChoiceRecord
     candidates = [text for own in data.candidates for text in own]
     encoded = tokenizer.encode(contexts, candidates, max_length)
     flat = {"tokens": encoded.ids, "token_types": encoded.type_ids}
-    texts = EncodedRecords(flat, encoded.starts, {}, {"tokens": tokenizer.pad})
-    return ChoiceRecords(texts, count, np.array(data.labels, np.int32))
+    texts = EncodedRecords(flat, encoded.starts, {}, {"tokens": tokenizer.pad}, texts=tuple(candidates))
+    return ChoiceRecords(texts, count, np.array(data.labels, np.int32), tuple(data.contexts), data.origin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +143,8 @@ class ChoiceRecords:
     texts: EncodedRecords
     choices: int
     labels: np.ndarray
+    contexts: tuple[str, ...] = ()
+    origin: Origin | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -158,6 +163,11 @@ class ChoiceRecords:
 
     def packed(self, length: int) -> ChoiceRecords:
         raise UserError("multiple choice cannot be packed", where="data.batching", fix="Use Buckets or Fixed.")
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        first = record * self.choices
+        text = " | ".join([self.contexts[record], *self.texts.texts[first : first + self.choices]])
+        return Shown(text, None, self.origin(record) if self.origin is not None else "", self.labels[record])
 
     def rows(self, ids: np.ndarray, epochs: np.ndarray) -> Rows:
         texts = (ids[:, None] * self.choices + np.arange(self.choices)).ravel()

@@ -13,7 +13,7 @@ import numpy as np
 from lepjax.core.errors import UserError
 from lepjax.core.fields import runtime
 from lepjax.data.quarantine import BadRecords, Refuse, Sieve, told
-from lepjax.data.source import Data, Rows, Splits
+from lepjax.data.source import Data, Rows, Shown, Splits
 from lepjax.data.tokenizer import Tokenizer
 from lepjax.data.wordpiece import given_or_trained
 
@@ -124,6 +124,7 @@ class MaskedWindows:
         if not len(tokens):
             raise UserError("there is no text", where=where)
         self.tokens, self.length, self.masking = tokens, length, masking
+        self.tokenizer, self.where = tokenizer, where
         self.cls, self.sep, self.pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
         seen = hashlib.sha256(np.ascontiguousarray(tokens).data)
         seen.update(f"{tokens.dtype} {length} {masking} {self.cls} {self.sep} {self.pad}".encode())
@@ -131,6 +132,11 @@ class MaskedWindows:
 
     def __len__(self) -> int:
         return -(-len(self.tokens) // (self.length - 2))
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        start = record * (self.length - 2)
+        text = self.tokenizer.decode(self.tokens[start : start + self.length - 2])
+        return Shown(text, where=f"{self.where} token {start}")
 
     def rows(self, ids: np.ndarray, epochs: np.ndarray) -> Rows:
         body = self.length - 2

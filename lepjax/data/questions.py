@@ -12,7 +12,7 @@ from lepjax.data.datasets import Dataset
 from lepjax.data.encoded import EncodedRecords, PackedRecords
 from lepjax.data.labelled import LabelledText
 from lepjax.data.quarantine import told
-from lepjax.data.source import Splits
+from lepjax.data.source import Shown, Splits
 from lepjax.data.tokenizer import EncodedWindows, Tokenizer
 
 
@@ -80,6 +80,12 @@ class EncodedQuestions(EncodedRecords):
     example: np.ndarray
     offsets: np.ndarray
     data: Dataset
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        row = int(self.example[record])
+        answers = self.data.columns["answer_text"][row]
+        held = "no answer in this window" if not self.columns["end"][record] else answers[0]
+        return Shown(self.data.columns["question"][row], None, self.data.where(row), held)
 
     def packed(self, length: int) -> PackedRecords:
         raise UserError("windows of passages cannot be packed", where="data.batching", fix="Use Buckets or Fixed.")

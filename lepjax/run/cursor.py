@@ -13,7 +13,8 @@ SKIPPED = "skipped_ranges.json"
 def cursor_of(directory: pathlib.Path, step: int) -> int:
     """Batch `step`, unless the run has skipped data: [[s, c], ...] says that from step s on, step t reads c + (t - s).
 
-    Of the entries that are not after `step` the last in the list counts: a run appends one whenever it skips. Raises `UserError` where the file holds something else.
+    Of the entries that are not after `step` the last in the list counts: a run appends one whenever it skips. Raises
+    `UserError` where the file holds something else.
     """
     file = directory / SKIPPED
     ranges = files.read_json(file) if file.exists() else []

@@ -15,6 +15,7 @@ import shutil
 from typing import Any
 
 from lepjax.core.errors import UserError
+from lepjax.core.paths import safe_join
 from lepjax.run import files
 
 NAME = "manifest.json"
@@ -78,7 +79,7 @@ def damage(folder: pathlib.Path) -> str | None:
     except Damaged as error:
         return error.found
     for name, digest in expected.items():
-        file = folder / name
+        file = safe_join(folder, name, str(folder / NAME))
         found = files.digest(file) if file.is_file() else "missing"
         if found != digest:
             return f"{name}: digest {found[:12]}.. expected {digest[:12]}.."

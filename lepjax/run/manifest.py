@@ -102,9 +102,15 @@ def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
     return to
 
 
-def clear_debris(path: pathlib.Path) -> None:
-    """Removes what saves left that never came to an end: folders of steps without a manifest, and Orbax's temporary ones."""
+def clear_debris(path: pathlib.Path) -> int:
+    """Removes what saves left that never came to an end: folders of steps without a manifest, and Orbax's temporary ones.
+
+    Returns how many there were.
+    """
+    removed = 0
     for entry in path.iterdir() if path.is_dir() else ():
         unfinished = entry.name.isdigit() and not (entry / NAME).exists()
         if entry.is_dir() and (unfinished or ".orbax-checkpoint-tmp" in entry.name):
             shutil.rmtree(entry, ignore_errors=True)
+            removed += 1
+    return removed

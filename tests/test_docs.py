@@ -45,16 +45,17 @@ def test_a_command_of_the_readme_runs(line, library, home, monkeypatch, capsys):
         arguments = [words[0], str(home / "run"), *words[2:]]
     else:
         arguments = [str(ROOT / word) if word.endswith(".py") else word for word in words]
-    if words[0] in ("train", "launch") and "--help" not in words:
+        arguments = [str(home / "run") if word.startswith("runs/") else word for word in arguments]
+    if words[0] in ("train", "launch", "run", "data") and "--help" not in words:
         arguments = [word for word in arguments if word not in ("--steps", "2000")]
         arguments += [
-            *(SMALL.split() if words[0] == "train" else SMALL.split()[:-2]),  # what is launched has a mesh of its own
+            *(SMALL.split()[:-2] if words[0] == "launch" else SMALL.split()),  # what is launched has a mesh of its own
             "--data.folder",
             str(library),
             "--data.heldout",
             "0.3",
             "--run-dir",
-            str(home / ("run" if words[0] == "train" else "launched")),
+            str(home / ("run" if words[0] == "train" else words[0])),
         ]
     if "--help" in arguments:
         with pytest.raises(SystemExit) as stop:

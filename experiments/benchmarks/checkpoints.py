@@ -123,7 +123,8 @@ def main() -> None:
         saving = Saving(stepper(experiment()), pathlib.Path(folder))
         blocked = [saving.blocked() for _ in range(chosen.saves)]
         share = float(np.median(blocked)) / INTERVAL
-        print(f"(a) blocked {spread(blocked)}: {share:.2%} of {INTERVAL:.0f} s; {saving.checkpoints.costs.bytes / 1e6:.0f} MB, {machine()}")
+        size = saving.checkpoints.costs.bytes / 1e6
+        print(f"(a) blocked {spread(blocked)}: {share:.2%} of {INTERVAL:.0f} s; {size:.0f} MB, {machine()}")
         run = interleave(saving.steps_with_a_save, saving.steps_alone, chosen.saves)
         print(f"    a save every {EVERY} steps of {1e3 * np.median(run.theirs):.0f} ms: {more(run)}; {run.disturbance}")
         commit = interleave(saving.to_commit, saving.to_commit_without_digests, chosen.saves)

@@ -55,7 +55,7 @@ def test_a_command_of_the_readme_runs(line, library, home, monkeypatch, capsys):
             "--data.heldout",
             "0.3",
             "--run-dir",
-            str(home / ("run" if words[0] == "train" else words[0])),
+            str(home / ("run" if words[0] == "train" else f"of {words[0]}")),
         ]
     if "--help" in arguments:
         with pytest.raises(SystemExit) as stop:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_the_survivor_leaves_and_the_job_is_finished(recipe, oracle, tmp_path, v
     assert job.returncode == 0, out[-3000:]
     assert "restart 1 of 3" in out and hex_losses(run) == oracle
     if name == "SIGSTOP":
-        assert f"no sign of life for {WATCHDOG:.0f} s in phase 'step'" in out
+        assert re.search(r"no sign of life for 1[0-2] s in phase", out)
         assert (run / f"stacks-{1 - victim}.txt").stat().st_size > 500
 
 

@@ -18,8 +18,8 @@ from lepjax.chaos.trial import Subject, committed, lines
 from lepjax.core.errors import DONE, UserError
 from lepjax.experiment import Experiment
 
-LOGS = re.compile(r"\.lock|metrics\.jsonl|heartbeat-.*|report\.html|tensorboard/.*|.*\.txt")  # nothing reads them back
-LEFT = 2  # saves that a damaged run has yet to make
+LOGS = re.compile(r"\.lock|metrics\.jsonl|heartbeat-.*|report\.html")  # nothing reads them back
+LEFT = 1  # saves that a damaged run has yet to make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +67,11 @@ def interrupted(subject: Subject, oracle: Oracle, run: pathlib.Path) -> Interrup
     return Interrupted(run, *steps[-2:])
 
 
-def damages(run: pathlib.Path, flips: int, truncations: int, rng: random.Random) -> Iterator[Damage]:
+def damages(base: Interrupted, flips: int, truncations: int, rng: random.Random) -> Iterator[Damage]:
     """So many flips and truncations, in files drawn evenly, and one deletion of each file."""
-    sizes = {str(path.relative_to(run)): path.stat().st_size for path in sorted(run.rglob("*")) if path.is_file()}
+    steps = (base.run / "checkpoints" / str(step) for step in (base.newer, base.older))
+    files = [path for place in (base.run.iterdir(), *(step.rglob("*") for step in steps)) for path in place]
+    sizes = {str(path.relative_to(base.run)): path.stat().st_size for path in sorted(files) if path.is_file()}
     sizes = {name: size for name, size in sizes.items() if not LOGS.fullmatch(name) and size}
     names = list(sizes)
     for _ in range(flips):

@@ -44,7 +44,8 @@ class Oracle:
 def undisturbed(subject: Subject, run: pathlib.Path) -> Oracle:
     """Trains from start to end. Raises `UserError` where the command fails by itself or has too few steps."""
     trial = subject.start(run)
-    claimed, phases, before = 0.0, {}, time.time()
+    claimed, before = 0.0, time.time()
+    phases: dict[str, float] = {}
     try:
         while trial.code() is None:
             time.sleep(0.002)

@@ -36,22 +36,21 @@ class _Place:
 
 def disks(subject: Subject, oracle: Oracle, base: Interrupted, folder: pathlib.Path) -> Iterator[Outcome | Skipped]:
     """A limit on the size of files; with root's rights also a disk that fills up, is too small, or is read-only."""
-    folder.mkdir(parents=True)
-    yield _tried(subject, oracle, _limited(base, folder / "limited"))
+    yield _tried(subject, oracle, _limited(base, folder / "limited"), folder / "limited")
     if reason := _cannot_mount(folder / "probe"):
         yield Skipped("disk", f"full, too small and read-only disks need a tmpfs ({reason})")
         return
     size = sum(path.stat().st_size for path in (base.run / "checkpoints" / str(base.newer)).rglob("*"))
     for place in (_filled, _small, _read_only):
         with _tmpfs(folder / place.__name__.strip("_"), 8 * size + 2**24) as disk:
-            yield _tried(subject, oracle, place(base, disk, size))
+            yield _tried(subject, oracle, place(base, disk, size), disk)
 
 
-def _tried(subject: Subject, oracle: Oracle, place: _Place) -> Outcome:
+def _tried(subject: Subject, oracle: Oracle, place: _Place, beside: pathlib.Path) -> Outcome:
     """Breaks the place, reads what the command says, mends the place and lets the same command go on to its end."""
     if place.early:
         place.break_(None)
-    trial = subject.start(place.run)
+    trial = subject.start(place.run, beside=beside)
     before = committed(place.run)
     if not place.early:
         trial.until(lambda: trial.stepped() and len(committed(place.run)) > len(before))
@@ -61,7 +60,7 @@ def _tried(subject: Subject, oracle: Oracle, place: _Place) -> Outcome:
     trial.kill()
     problem = _unclear(trial) or _lost(trial, before)
     place.mend()
-    again = subject.start(place.run)
+    again = subject.start(place.run, beside=beside)
     again.ended(10 * ENDS)
     again.kill()
     if not problem and again.code() != DONE:

@@ -6,7 +6,9 @@ happens. Its own `when=n` would count the calls of each thread apart, and a save
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -19,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-from lepjax.chaos import watch
 from lepjax.chaos.chain import PATIENCE, Fault, Struck
 from lepjax.chaos.trial import POLL, Subject, Trial, children, committed
 from lepjax.core.errors import UserError
@@ -30,8 +31,17 @@ CALLS = ",".join(GROUPS)
 ERRORS = ("ENOSPC", "EIO")
 KEPT = 2  # steps that a run keeps: a save with as many before it also removes one
 STUCK = 0.02  # seconds after which a stopped command is let go again
-_CALL = re.compile(r"\d+ +(\w+)\(")
-_BEGINS = re.compile(r"mkdir.*/checkpoints/\d+\.orbax-checkpoint-tmp\"")
+MISSES = 2  # runs in which a call may not come again
+_CALL = re.compile(r"\d+ +(\w+)\((.*)")
+_BEGINS = re.compile(r"mkdir /STEP\.orbax-checkpoint-tmp$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The n-th call of a save with these arguments, steps and digests in paths left out."""
+
+    what: str
+    number: int
 
 
 def unavailable() -> str:
@@ -48,61 +58,89 @@ def unavailable() -> str:
     return "" if "attached" in told else f"strace may not attach ({' '.join(told.split())[:200]})"
 
 
-def calls_of_a_save(subject: Subject, folder: pathlib.Path) -> int:
-    """How many of the calls a save makes between its beginning and that of the next, by a run that is only watched."""
+def calls_of_a_save(subject: Subject, folder: pathlib.Path) -> list[Call]:
+    """The calls on checkpoints between the beginnings of two saves, in order, by a run that is only watched.
+
+    Raises `UserError` where the run has too few saves.
+    """
     trace = folder / "counted.strace"
-    trial = subject.start(folder / "counted", before=(*STRACE, "-o", str(trace), "-e", f"trace={CALLS}"))
+    trial = subject.start(folder / "counted", before=(*STRACE, "-y", "-o", str(trace), "-e", f"trace={CALLS}"))
 
-    def full() -> bool:
-        """A save has begun that has enough steps before it, and the one after it too."""
-        return len(committed(trial.run)) >= KEPT and len(_BEGINS.findall(trace.read_text())) >= KEPT + 2
+    def calls() -> list[str]:
+        return [call for line in trace.read_text(errors="replace").splitlines() if (call := _call(line))]
 
-    trial.until(full, PATIENCE)
+    def begins() -> list[int]:
+        return [i for i, call in enumerate(calls()) if _BEGINS.match(call)]
+
+    trial.until(lambda: trial.stepped() and len(begins()) > KEPT + 1, PATIENCE)  # one that also removes a step is whole
     trial.kill()
-    lines = [line for line in trace.read_text().splitlines() if "/checkpoints" in line and _CALL.match(line)]
-    begins = [i for i, line in enumerate(lines) if _BEGINS.search(line)]
-    if len(begins) < KEPT + 2:
+    if len(begins()) <= KEPT + 1:
         raise UserError("the run saves too seldom", where=subject.target, fix="Pass --checkpoint-every.")
-    return begins[KEPT + 1] - begins[KEPT]
+    seen: collections.Counter[str] = collections.Counter()
+    found = []
+    for call in calls()[slice(*begins()[KEPT : KEPT + 2])]:
+        seen[call] += 1
+        found.append(Call(call, seen[call]))
+    return found
 
 
-def points(numbers: Iterable[int], folder: pathlib.Path) -> Iterator[Fault]:
-    """One fault for each number of a call in a save."""
-    for number in numbers:
-        trace = folder / f"{number}.{time.monotonic_ns()}.strace"
+def _call(line: str) -> str:
+    """A line of strace as `rename /STEP/.manifest.json.tmp -> /STEP/manifest.json`; empty: not about checkpoints."""
+    match = _CALL.match(line)
+    if match is None or "/checkpoints" not in line:
+        return ""
+    paths = [path.partition("/checkpoints")[2] or path for path in re.findall(r"[<\"]([^<>\"]+)[>\"]", match[2])]
+    paths = [re.sub(r"[0-9a-f]{16,}", "*", re.sub(r"^/[0-9]+", "/STEP", path)) for path in paths]
+    return f"{match[1]} {' -> '.join(path for path in paths if path != 'unfinished ...')}"
+
+
+def points(calls: Iterable[Call], folder: pathlib.Path) -> Iterator[Fault]:
+    """One fault for each of the calls."""
+    for call in calls:
+        trace = folder / f"{time.monotonic_ns()}.strace"
         inject = f"inject={CALLS}:signal=STOP"
         before = (*STRACE, "-y", "-o", str(trace), "-e", f"trace={CALLS}", "-e", inject, "-e", "signal=STOP")
-        yield Fault(lambda trial, a=(trace, number): _strike(trial, *a), before)  # type: ignore[misc]
+        yield Fault(_Point(call, trace), before)
 
 
-def _strike(trial: Trial, trace: pathlib.Path, number: int) -> Struck | None:
-    """Lets the command go from call to call, up to the n-th of a save that has enough steps before it."""
-    checkpoints = trial.run / "checkpoints"
-    before = watch.present(checkpoints)
-    count, quiet = -1, time.monotonic()
-    if not trial.until(trace.exists):
+class _Point:
+    """Lets the command go from call to call, up to one of a save that has enough steps before it."""
+
+    def __init__(self, call: Call, trace: pathlib.Path) -> None:
+        self.call, self.trace = call, trace
+        self.missed = 0
+
+    def __call__(self, trial: Trial) -> Struck | None:
+        if self.missed == MISSES:
+            trial.kill()
+            return Struck(f"not met again: {self.call.what}")
+        if trial.until(self.trace.exists) and self._met(trial):
+            trial.kill()
+            return Struck(self.call.what)
+        self.missed += 1
         return None
-    with open(trace, encoding="utf-8", errors="replace") as lines:
-        while trial.code() is None:
-            line = lines.readline()
-            if not line:
-                if time.monotonic() - quiet > STUCK:
+
+    def _met(self, trial: Trial) -> bool:
+        met, in_save, quiet = 0, False, time.monotonic()
+        with open(self.trace, encoding="utf-8", errors="replace") as lines:
+            while trial.code() is None:
+                line = lines.readline()
+                if not line:
+                    if time.monotonic() - quiet > STUCK:
+                        _let_go(trial)
+                        quiet = time.monotonic()
+                    time.sleep(POLL)
+                    continue
+                quiet = time.monotonic()
+                if "--- SIGSTOP" in line:
                     _let_go(trial)
-                    quiet = time.monotonic()
-                time.sleep(POLL)
-                continue
-            quiet = time.monotonic()
-            call = _CALL.match(line)
-            if call and "/checkpoints" in line:
-                if count < 0 and _BEGINS.search(line) and len(committed(trial.run)) >= KEPT:
-                    count = 0
-                count += count >= 0
-                if count >= number:
-                    trial.kill()
-                    return Struck(f"{call[1]} ({watch.phase(checkpoints, before)})")
-            elif "--- SIGSTOP" in line:
-                _let_go(trial)
-    return None
+                elif call := _call(line):
+                    if _BEGINS.match(call):
+                        met, in_save = 0, len(committed(trial.run)) >= KEPT
+                    met += in_save and call == self.call.what
+                    if met == self.call.number:
+                        return True
+        return False
 
 
 def _let_go(trial: Trial) -> None:

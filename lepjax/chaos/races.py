@@ -17,7 +17,7 @@ LATE = 2.0  # seconds that the second may take once it is loaded
 
 def loading(subject: Subject, run: pathlib.Path) -> float:
     """Seconds that the command takes to load and to print its help, beside another one that does the same."""
-    both = [Trial([*subject.command(run), "--help"], run, subject.environment) for _ in range(2)]
+    both = [Trial([*subject.command(run), "--help"], run, subject.environment, run) for _ in range(2)]
     for one in both:
         one.ended(PATIENCE)
     return time.time() - both[0].started

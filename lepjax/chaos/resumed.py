@@ -42,7 +42,7 @@ def go_on(experiments: Sequence[Experiment], folder: pathlib.Path, environment: 
         left = experiments[len(found) :]
         jobs.write_text(json.dumps([to_json(experiment) for experiment in left]), encoding="utf-8")
         command = [sys.executable, "-m", "lepjax.chaos.worker", str(jobs), str(told)]
-        trial = Trial(command, folder / "worker", environment)
+        trial = Trial(command, folder, environment, folder / "worker")
         code = _followed(trial, told)
         answers = [json.loads(line) for line in _lines(told)]
         found += [Resumed(answer["code"], answer["told"]) for answer in answers]

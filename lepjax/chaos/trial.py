@@ -32,17 +32,22 @@ class Subject:
         train = ("train", self.target, *self.overrides, "--run-dir", str(run), "--log-every", "1")
         return [sys.executable, "-m", "lepjax", *launch, *train]
 
-    def start(self, run: pathlib.Path, before: Sequence[str] = ()) -> Trial:
-        """Starts the command on a run directory, in a session of its own; `before` is what runs it, such as strace."""
-        return Trial([*before, *self.command(run)], run, self.environment)
+    def start(self, run: pathlib.Path, before: Sequence[str] = (), beside: pathlib.Path | None = None) -> Trial:
+        """Starts the command on a run directory, in a session of its own.
+
+        `before` is what runs it, such as strace. Its output goes to a file beside the run directory, or `beside` another.
+        """
+        return Trial([*before, *self.command(run)], run, self.environment, beside or run)
 
 
 class Trial:
-    """A started command. Its output goes to a file beside the run directory."""
+    """A started command. Its output goes to a file beside `beside`."""
 
-    def __init__(self, command: Sequence[str], run: pathlib.Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], run: pathlib.Path, environment: Mapping[str, str], beside: pathlib.Path
+    ) -> None:
         self.run = run
-        self.output = run.with_name(f"{run.name}.{time.monotonic_ns()}.txt")
+        self.output = beside.with_name(f"{beside.name}.{time.monotonic_ns()}.txt")
         self.started = time.time()
         # What is importable here is importable there.
         found = os.pathsep.join(filter(None, [str(pathlib.Path.cwd()), *sys.path]))

@@ -126,10 +126,10 @@ class Trials:
             return
         room = self._room("points")
         calls = calls_of_a_save(self.subject, room)
-        self.say(f"points: a save makes {calls} calls that change what is on the disk")
-        count = min(self.plan.points, calls)
-        numbers = [1 + i * calls // count for i in range(count)]
-        yield from self._chains("crash point", self.subject, oracle, points(numbers, room))
+        self.say(f"points: a save makes {len(calls)} calls that change what is on the disk")
+        count = min(self.plan.points, len(calls))
+        chosen = [calls[i * (len(calls) - 1) // max(count - 1, 1)] for i in range(count)]
+        yield from self._chains("crash point", self.subject, oracle, points(chosen, room))
         failing = errors(-(-count // 4), self._random("errors"))
         yield from self._chains("failing call", self.subject, oracle, failing)
 

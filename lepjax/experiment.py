@@ -133,6 +133,8 @@ class Experiment:
     """Rows per evaluation batch; 0 takes the training batch size."""
     checkpoint_every: int = runtime(1000)
     """Steps between checkpoints; the last step is always saved."""
+    must_save: bool = runtime(True)
+    """Whether a checkpoint that cannot be written ends the run; otherwise it is told and done without."""
     log_every: int = runtime(10)
     """Steps between lines of metrics.jsonl and the terminal."""
     max_skipped: int = runtime(20)
@@ -145,6 +147,11 @@ class Experiment:
     """Logical axes that may be replicated where they do not divide."""
     offload_optimizer: bool = runtime(False)
     """Keep the optimizer's state in the host's memory between steps."""
+    readers: int = runtime(1)
+    """Threads that read training data ahead; 0 reads between two steps."""
+    watchdog: float = runtime(600.0)
+    """Seconds without a step, or ten times that of compiling and saving, after which stacks are dumped and the process ends
+    with exit code 75; 0: never."""
     run_dir: str = runtime("")
     """Where the run lives; empty: runs/<experiment>/<id>."""
     debug: bool = runtime(False)

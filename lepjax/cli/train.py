@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from lepjax.cli import _load, _overrides
 from lepjax.cli.main import STARTED
-from lepjax.core.errors import DONE, guarded
+from lepjax.core.errors import DONE, RESTART, guarded
 from lepjax.experiment import Experiment
 from lepjax.report.html import Report
 from lepjax.run import processes
@@ -33,9 +33,16 @@ def run(arguments: list[str]) -> int:
 def _train(name: str, experiment: Experiment) -> int:
     processes.join(facts(experiment))
     callbacks = [Report()] if processes.main_process() else []
-    return processes.ended(
-        lambda: train(experiment, name, callbacks, import_seconds=time.perf_counter() - STARTED).code
-    )
+
+    def command() -> int:
+        seconds = time.perf_counter() - STARTED
+        return train(experiment, name, callbacks, import_seconds=seconds, leave=restart_me).code
+
+    return processes.ended(command)
+
+
+def restart_me(why: str) -> None:
+    processes.leave(RESTART, why)
 
 
 def main(make: Callable[..., Experiment]) -> None:

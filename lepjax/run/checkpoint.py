@@ -3,10 +3,10 @@
 checkpoints/<step>/params/     params, model_state, ema: what evaluation needs (Orbax)
 checkpoints/<step>/rest/       everything else of the state (Orbax)
 checkpoints/<step>/meta.json   plan fingerprint, memory of callbacks, metrics
-checkpoints/<step>/manifest.json  sha256 of every file above and the shape and dtype of every leaf; written last
+checkpoints/<step>/manifest.json  digests of every file above and of every leaf, written last; see run.manifest
 
-A step is committed when its manifest exists and every digest in it is right. Orbax alone restores a flipped bit without a
-word, and casts a wrong dtype.
+Orbax alone restores a flipped bit without a word, and casts a wrong dtype. Here files are checked before a restore, and
+leaves after it, by digests that were taken on the device and do not depend on the mesh.
 """
 
 from __future__ import annotations
@@ -14,84 +14,141 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import pathlib
-import shutil
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import type_handlers
 
+from lepjax.core import digest
 from lepjax.core.errors import UserError
 from lepjax.core.state import State
-from lepjax.run import files
+from lepjax.run import disk, files, manifest
+from lepjax.run.manifest import Damaged
+from lepjax.run.named import Flat, differences, first_of, flatten, is_trained, layout, unflatten
 from lepjax.run.processes import main_process, on_main
 
-_PARAMS = ("params", "model_state", "ema")
-Flat = dict[str, Any]
+
+@dataclasses.dataclass
+class Costs:
+    """Seconds that saving took: those the loop stood still for, and those until the commit; and bytes of the state."""
+
+    saved: int = 0
+    blocked: float = 0.0
+    written: float = 0.0
+    bytes: int = 0
 
 
 class Checkpoints:
-    """The checkpoints of one run. `say` is told, in one line, of everything out of the ordinary."""
+    """The checkpoints of one run. `say` is told, in one line, of everything out of the ordinary.
 
-    def __init__(self, path: pathlib.Path, keep: int = 2, say: Callable[[str], None] = print) -> None:
-        self.path, self.keep, self.say = path.absolute(), keep, say
+    `must` says whether a checkpoint that cannot be written is an error, or is told and done without.
+    """
+
+    def __init__(
+        self, path: pathlib.Path, keep: int = 2, say: Callable[[str], None] = print, must: bool = True
+    ) -> None:
+        self.path, self.keep, self.say, self.must = path.absolute(), keep, say, must
+        self.costs = Costs()
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(params=_handler(), rest=_handler()))
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: concurrent.futures.Future[None] | None = None
+        self._held: int | None = None  # the newest step that was saved or restored here
 
     def steps(self) -> list[int]:
         """Steps with a manifest, ascending."""
-        return sorted(int(p.parent.name) for p in self.path.glob("*/manifest.json") if p.parent.name.isdigit())
+        return manifest.steps(self.path)
+
+    def prepare(self, abstract: State, best: bool) -> None:
+        """Before the first step: raises `UserError` where there is no room, and removes what unfinished saves left."""
+        manifest.clear_debris(self.path)
+        size = sum(x.size * x.dtype.itemsize for x in flatten(abstract).values())
+        # While a step is written, the ones that it will replace are still there.
+        more = self.keep + 1 + best - len(self.steps())
+        disk.check_space(self.path, size * max(more, 1))
+
+    def warm(self, state: State) -> None:
+        """Compiles what saving computes."""
+        jax.block_until_ready(digest.digests(flatten(state)))
 
     def save(self, step: int, state: State, meta: dict[str, Any], best: int | None = None) -> None:
         """Copies the state to the host and returns; writing goes on behind. Waits for (and reports) the one before.
 
-        After the commit the newest `keep` steps and `best` remain.
+        After the commit the newest `keep` steps and `best` remain. A state that is not finite is refused.
         """
         self.wait()
         folder = self.path / str(step)
-        if (folder / "manifest.json").exists():
+        if step == self._held:
             return  # a pure function of the step: it would be the same
-        on_main(lambda: shutil.rmtree(folder, ignore_errors=True))  # debris of a save that never finished
+        begun = time.perf_counter()
         flat = flatten(state)
-        params = {name: x for name, x in flat.items() if name.split(".")[0] in _PARAMS}
-        rest = {name: x for name, x in flat.items() if name not in params}
+        taken = digest.digests(flat)
+        split = {"params": {n: x for n, x in flat.items() if is_trained(n)}}
+        split["rest"] = {n: x for n, x in flat.items() if n not in split["params"]}
+        self.costs.bytes = sum(x.nbytes for x in flat.values())
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            items = {"params": ocp.args.PyTreeSave(params), "rest": ocp.args.PyTreeSave(rest)}
+            on_main(lambda: disk.writable(self.path))
+            on_main(lambda: manifest.clear_debris(self.path))
+            items = {name: ocp.args.PyTreeSave(part) for name, part in split.items()}
             self._orbax.save(folder, args=ocp.args.Composite(**items))
-        except OSError as error:
-            raise UserError(f"cannot be written ({error.strerror or error})", where=str(folder)) from error
-        self._pending = self._pool.submit(self._commit, step, meta, layout(flat), best)
+        except Exception as error:
+            self._failed(error)
+            return
+        self.costs.blocked += time.perf_counter() - begun
+        self._held = step
+        self._pending = self._pool.submit(self._commit, step, meta, layout(flat), taken, best, begun)
 
-    def _commit(self, step: int, meta: dict[str, Any], leaves: dict[str, Any], best: int | None) -> None:
+    def _commit(
+        self, step: int, meta: dict[str, Any], leaves: dict[str, Any], taken: Flat, best: int | None, begun: float
+    ) -> None:
         self._orbax.wait_until_finished()
+        taken = {name: np.asarray(words) for name, words in taken.items()}
+        check_finite(taken, f"step {step} of {self.path}")
         if not main_process():
             return
         folder = self.path / str(step)
         files.write_json(folder / "meta.json", {"step": step, **meta})
-        digests = {str(p.relative_to(folder)): files.digest(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-        files.write_json(folder / "manifest.json", {"step": step, "files": digests, "leaves": leaves})
-        files.sync_folder(self.path)
+        told = {name: [*leaves[name], digest.told(words)] for name, words in taken.items()}
+        manifest.commit(folder, step, told)
         keep = {*self.steps()[-self.keep :], best}
         for old in self.steps():
             if old not in keep:
-                self._remove(self.path / str(old))
+                manifest.remove(self.path / str(old))
+        self.costs.saved += 1
+        self.costs.written += time.perf_counter() - begun
 
-    def _remove(self, folder: pathlib.Path) -> None:
-        (folder / "manifest.json").unlink()  # first: a half-deleted step must not look committed
-        shutil.rmtree(folder)
+    def check(self) -> None:
+        """Reports a save that has failed meanwhile; never waits."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
-        """Returns when the last save is committed. Raises `UserError` when it failed."""
+        """Returns when the last save is committed. Raises `UserError` when it failed and saving is a must."""
         pending, self._pending = self._pending, None
         if pending is None:
             return
         try:
             pending.result()
         except Exception as error:
-            raise UserError(f"the checkpoint could not be written ({error})", where=str(self.path)) from error
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """Older steps are as they were: what this save left goes, so that a full disk does not stay full."""
+        self._held = None
+        if main_process():
+            manifest.clear_debris(self.path)
+        told = error if isinstance(error, UserError) else disk.unwritable(self.path, self.costs.bytes, error)
+        if self.must:
+            raise told from error
+        self.say(f"{told} Going on without this checkpoint.")
+
+    @property
+    def settled(self) -> bool:
+        """No save is under way."""
+        return self._pending is None or self._pending.done()
 
     def close(self) -> None:
         try:
@@ -101,63 +158,70 @@ class Checkpoints:
             self._orbax.close()
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with a step, in words, or None."""
-        folder = self.path / str(step)
-        if not (folder / "manifest.json").exists():
-            return "no manifest"
-        try:
-            manifest = files.read_json(folder / "manifest.json")
-        except UserError as error:
-            return str(error)
-        for name, expected in manifest["files"].items():
-            file = folder / name
-            found = files.digest(file) if file.is_file() else "missing"
-            if found != expected:
-                return f"{name}: digest {found[:8]}.. expected {expected[:8]}.."
-        return None
+        """What is wrong with a step's files, in words, or None."""
+        return manifest.damage(self.path / str(step))
 
     def newest_good(self) -> int | None:
-        """The newest step whose digests are right. Bad ones are set aside as `<step>.damaged`, loudly."""
+        """The newest step whose files are right. Bad ones are set aside as `<step>.damaged`, loudly."""
         for step in reversed(self.steps()):
             problem = self.damage(step)
             if problem is None:
                 return step
-            self.say(f"checkpoint {step} of {self.path} is damaged ({problem}). Set aside; using an older one.")
-            (self.path / str(step)).rename(_free(self.path / f"{step}.damaged"))
+            self.set_aside(step, problem)
         return None
+
+    def set_aside(self, step: int, problem: str) -> None:
+        self.say(f"checkpoint {step} of {self.path} is damaged ({problem}). Set aside; using an older one.")
+        manifest.set_aside(self.path / str(step), "damaged")
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """(state, meta) of one committed step, placed as `abstract` says, whatever mesh it was saved on.
 
-        Raises `UserError` when the step is damaged, or when trees, shapes or dtypes differ in any leaf.
+        Raises `Damaged` when a file or a leaf is not what was saved or the optimizer has counted other steps, and
+        `UserError` when trees, shapes or dtypes differ in any leaf.
         """
         flat = self._restore(step, flatten(abstract), ("params", "rest"))
         state = unflatten(abstract, flat)
+        where = f"checkpoint {step} of {self.path}"
         if int(state.step) != step:
-            raise UserError(f"the state says step {int(state.step)}", where=f"checkpoint {step} of {self.path}")
+            raise Damaged(f"the state says step {int(state.step)}", where=where)
+        check_counts(flat, where)
+        self._held = step
         return state, files.read_json(self.path / str(step) / "meta.json")
 
     def restore_params(self, step: int, abstract: State) -> State:
         """Like `restore`, but reads only params, model_state and ema; the other fields stay abstract."""
-        wanted = {name: x for name, x in flatten(abstract).items() if name.split(".")[0] in _PARAMS}
+        wanted = {name: x for name, x in flatten(abstract).items() if is_trained(name)}
         return unflatten(abstract, {**flatten(abstract), **self._restore(step, wanted, ("params",))})
+
+    def restore_named(self, step: int) -> Flat:
+        """Every leaf of a step by name, on one device: without its experiment."""
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        leaves = manifest.read(self.path / str(step))["leaves"]
+        abstract = {
+            name: jax.ShapeDtypeStruct(tuple(shape), jax.numpy.dtype(dtype), sharding=one)
+            for name, (shape, dtype, _) in leaves.items()
+        }
+        return self._restore(step, abstract, ("params", "rest"))
 
     def _restore(self, step: int, wanted: Flat, items: tuple[str, ...]) -> Flat:
         where = f"checkpoint {step} of {self.path}"
         if problem := on_main(lambda: self.damage(step)):
-            raise UserError(f"damaged ({problem})", where=where)
-        saved = files.read_json(self.path / str(step) / "manifest.json")["leaves"]
+            raise Damaged(f"damaged ({problem})", where=where)
+        saved = manifest.read(self.path / str(step))["leaves"]
         if items == ("params",):
-            saved = {name: leaf for name, leaf in saved.items() if name.split(".")[0] in _PARAMS}
-        if different := differences(saved, layout(wanted)):
-            raise UserError(different[0] + (f" (and {len(different) - 1} more)" if different[1:] else ""), where=where)
+            saved = {name: leaf for name, leaf in saved.items() if is_trained(name)}
+        if different := differences({name: leaf[:2] for name, leaf in saved.items()}, layout(wanted)):
+            raise UserError(first_of(different), where=where)
         split: dict[str, Flat] = {"params": {}, "rest": {}}
         for name, leaf in wanted.items():
-            split["params" if name.split(".")[0] in _PARAMS else "rest"][name] = leaf
+            split["params" if is_trained(name) else "rest"][name] = leaf
         how = ocp.checkpoint_utils.construct_restore_args
         args = {item: ocp.args.PyTreeRestore(split[item], restore_args=how(split[item])) for item in items}
         restored = self._orbax.restore(self.path / str(step), args=ocp.args.Composite(**args))
-        return {name: x for item in items for name, x in restored[item].items()}
+        flat = {name: x for item in items for name, x in restored[item].items()}
+        check_digests({name: leaf[2] for name, leaf in saved.items()}, flat, where)
+        return flat
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:
@@ -170,49 +234,32 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
     )
 
 
-def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Every leaf that is missing, extra, or of another shape or dtype, in words."""
-    lines = [f"leaf {name} is missing" for name in sorted(wanted.keys() - saved.keys())]
-    lines += [f"leaf {name} is not in the experiment" for name in sorted(saved.keys() - wanted.keys())]
-    for name in sorted(saved.keys() & wanted.keys()):
-        if saved[name] != wanted[name]:
-            (shape, dtype), (shape_wanted, dtype_wanted) = saved[name], wanted[name]
-            lines.append(f"leaf {name} is {dtype}{shape}, expected {dtype_wanted}{shape_wanted}")
-    return lines
+def check_digests(expected: dict[str, str], flat: Flat, where: str) -> None:
+    """Raises `Damaged` naming the first leaf that is not what was saved."""
+    found = {name: digest.told(np.asarray(words)) for name, words in digest.digests(flat).items()}
+    different = [
+        f"leaf {name} differs (digest {found[name]}, expected {expected[name]})"
+        for name in sorted(expected)
+        if found[name] != expected[name]
+    ]
+    if different:
+        raise Damaged(first_of(different), where=where)
 
 
-def layout(flat: Flat) -> dict[str, Any]:
-    return {name: [list(x.shape), str(x.dtype)] for name, x in flat.items()}
+def check_finite(taken: Flat, where: str) -> None:
+    """Raises `UserError` where what is trained, or the optimizer's memory of it, is not finite. `taken`: leaf digests."""
+    bad = [
+        f"leaf {name} has {int(words[2])} elements that are not finite"
+        for name, words in taken.items()
+        if words[2] and (is_trained(name) or name.startswith("opt_state."))
+    ]
+    if bad:
+        raise UserError(f"not saved: {first_of(bad)}", where=where, fix="Lower the learning rate or clip harder.")
 
 
-def flatten(state: State) -> Flat:
-    """{dotted path: array}: independent of the container classes inside an optimizer's state. Keys as uint32 words."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(_raw_key(state)):
-        named[jax.tree_util.keystr(path, simple=True, separator=".")] = leaf
-    return named
-
-
-def unflatten(like: State, flat: Flat) -> State:
-    raw = _raw_key(like)
-    paths = [jax.tree_util.keystr(p, simple=True, separator=".") for p, _ in jax.tree_util.tree_leaves_with_path(raw)]
-    state = jax.tree.unflatten(jax.tree.structure(raw), [flat[name] for name in paths])
-    if isinstance(state.key, jax.ShapeDtypeStruct):
-        return dataclasses.replace(state, key=like.key)
-    return dataclasses.replace(state, key=jax.random.wrap_key_data(state.key, impl="threefry2x32"))
-
-
-def _raw_key(state: State) -> State:
-    if isinstance(state.key, jax.ShapeDtypeStruct):
-        raw = jax.eval_shape(jax.random.key_data, state.key)
-        sharding = getattr(state.key, "sharding", None)
-        return dataclasses.replace(state, key=jax.ShapeDtypeStruct(raw.shape, raw.dtype, sharding=sharding))
-    return dataclasses.replace(state, key=jax.random.key_data(state.key))
-
-
-def _free(path: pathlib.Path) -> pathlib.Path:
-    candidate, n = path, 1
-    while candidate.exists():
-        n += 1
-        candidate = path.with_name(f"{path.name}.{n}")
-    return candidate
+def check_counts(flat: Flat, where: str) -> None:
+    """Raises `Damaged` where an optimizer has counted other steps than were taken and not skipped."""
+    taken = int(flat["step"]) - int(flat["skipped"])
+    for name, leaf in flat.items():
+        if name.startswith("opt_state.") and name.endswith(".count") and int(np.max(leaf)) != taken:
+            raise Damaged(f"leaf {name} is {int(np.max(leaf))}, but {taken} updates were made", where=where)

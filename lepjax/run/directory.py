@@ -4,12 +4,14 @@ experiment.json  class names and fields; rebuilds the experiment without the scr
 plan.json        what the plan's shapes were chosen for when the run began
 manifest.json    versions, devices, flags, plan fingerprint of the latest start
 metrics.jsonl    one line per logged step or evaluation, and TensorBoard events beside it
+heartbeat-<rank>.json  what each process is doing, rewritten at every step; see run.clock
 checkpoints/     see run.checkpoint
 result.json, report.html  at the end
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata
-from typing import Any
+from typing import IO, Any
 
 import jax
 
@@ -57,6 +59,10 @@ class RunDirectory:
     def report(self) -> pathlib.Path:
         return self.path / "report.html"
 
+    def life(self, rank: int) -> pathlib.Path:
+        """Where a process tells what it does; see `run.clock`."""
+        return self.path / f"heartbeat-{rank}.json"
+
     def experiment(self) -> Experiment | None:
         """The experiment this directory belongs to, or None for a new one."""
         file = self.path / "experiment.json"
@@ -81,6 +87,20 @@ class RunDirectory:
             raise UserError(
                 f"cannot be written ({error.strerror})", where=str(self.path), fix="Pass --run-dir."
             ) from error
+        self._take(lock)
+        lock.truncate(0)
+        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.flush()
+        self._lock = lock
+        files.write_json(self.path / "experiment.json", to_json(experiment))
+
+    def check_free(self) -> None:
+        """Raises `UserError` where another process trains here. Takes and changes nothing."""
+        with contextlib.suppress(FileNotFoundError), open(self.path / ".lock", encoding="utf-8") as lock:
+            self._take(lock)
+
+    def _take(self, lock: IO[str]) -> None:
+        """The kernel lets go of a lock when its process ends, however it ends: none is ever stale."""
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -90,11 +110,6 @@ class RunDirectory:
                 where=str(self.path),
                 fix="Wait for it, stop it, or pass another --run-dir.",
             ) from error
-        lock.truncate(0)
-        lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        lock.flush()
-        self._lock = lock
-        files.write_json(self.path / "experiment.json", to_json(experiment))
 
     def _check_owner(self, experiment: Experiment) -> None:
         if not self.path.exists():

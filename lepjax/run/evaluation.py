@@ -88,10 +88,18 @@ class Evaluate(Callback):
     def __init__(self, evaluator: Evaluator, every: int) -> None:
         self.evaluator, self.every = evaluator, every
 
+    def _due(self, step: int) -> bool:
+        return step % self.every == 0 if self.every else False
+
+    def started(self, loop: Loop) -> None:
+        """A run that was interrupted while it evaluated goes on with that."""
+        if loop.step and self._due(loop.step) and loop.stop is None:
+            self.evaluate(loop)
+
     def stepped(self, loop: Loop) -> None:
-        due = loop.step % self.every == 0 if self.every else False
         ending = loop.last and (loop.stop is None or loop.stop.code != RESTART)  # a signal gives no time to evaluate
-        if due or ending:
+        interrupted = loop.last and not ending
+        if ending or (self._due(loop.step) and not interrupted):
             self.evaluate(loop)
 
     def evaluate(self, loop: Loop) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lepjax.core.errors import CONFIGURATION, DONE, RESTART
 from lepjax.run.callbacks import Callback, Values
+from lepjax.run.clock import Clock
 
 KEPT = 10_000  # losses that wait on the device to be averaged
 
@@ -27,6 +28,10 @@ class Stop:
     code: int
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal broke off what can be broken off. No `Exception`: a library must not take it for one of its own."""
+
+
 def early(reason: str) -> Stop:
     return Stop(reason, DONE)
 
@@ -37,29 +42,6 @@ def interrupted(reason: str) -> Stop:
 
 def diverged(reason: str) -> Stop:
     return Stop(reason, CONFIGURATION)
-
-
-class Clock:
-    """Seconds by phase. Phases do not nest; what is in no phase is the step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - start)
-
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-    @property
-    def outside(self) -> float:
-        """Seconds spent so far on anything but steps and their data."""
-        return sum(seconds for name, seconds in self.seconds.items() if name != "data wait")
 
 
 @dataclasses.dataclass
@@ -132,12 +114,20 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
         callback.started(loop)
     loop.rate = _Rate(loop.clock)
     stream = iter(batches)
+    loop.clock.beat("step", loop.step)
+    with contextlib.suppress(Interrupted):  # the state is that of a whole step, and `loop.stop` says why
+        _steps(step, loop, stream)
+    loop.flush()
+    return loop
+
+
+def _steps(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, stream: Iterator[tuple[Any, Any]]) -> None:
     while not loop.last:
-        waiting = time.perf_counter()
-        rows, batch = next(stream)
-        loop.clock.add("data wait", time.perf_counter() - waiting)
+        with loop.clock.phase("data wait"):
+            rows, batch = next(stream)
         loop.state, metrics = step(loop.state, batch)
         loop.step += 1
+        loop.clock.beat(step=loop.step)
         loop.losses.append(metrics.get("loss", math.nan))
         loop.tokens += loop.count(rows)
         loop.places += loop.size(rows) if loop.size is not None else 0
@@ -146,8 +136,6 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
             loop.late = (loop.step, loop.tokens, loop.places, metrics)
         for callback in loop.callbacks:
             callback.stepped(loop)
-    loop.flush()
-    return loop
 
 
 class _Rate:

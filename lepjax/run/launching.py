@@ -120,7 +120,7 @@ def _passing_on_signals(processes: Sequence[subprocess.Popen[str]]) -> Iterator[
             if process.poll() is None:
                 process.send_signal(number)
 
-    old = {name: signal.signal(name, pass_on) for name in (signal.SIGTERM, signal.SIGINT)}
+    old = {name: signal.signal(name, pass_on) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     try:
         yield
     finally:

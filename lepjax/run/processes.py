@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed  # the key-value store of the job has no public name
@@ -22,6 +24,8 @@ from lepjax.run.rollcall import Facts, difference, roll_call
 
 JOIN_SECONDS = 60.0
 AGREE_SECONDS = 3600.0  # one process may have to fetch its data first; where one dies, JAX ends the others
+LOST = re.compile(r"[Gg]loo|Connection (closed|reset)|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED|coordination|peer")
+_leaving = threading.Lock()
 _turns = itertools.count()  # every process comes by the same places in the same order
 
 
@@ -44,7 +48,7 @@ def join(facts: Facts) -> None:
         cluster_detection_method="deactivate",
     )
     jax.devices()  # the processes tell each other what they have: nobody may fail, and be gone, before all know
-    _client().wait_at_barrier("lepjax/joined", int(1000 * AGREE_SECONDS))
+    client().wait_at_barrier("lepjax/joined", int(1000 * AGREE_SECONDS))
 
 
 def main_process() -> bool:
@@ -56,9 +60,9 @@ def agree(topic: str, facts: Facts) -> None:
     """Raises `UserError` on every process where the facts of one differ."""
     if jax.process_count() == 1:
         return
-    client, key = _client(), f"lepjax/{next(_turns)}/{topic}"
-    client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(facts))
-    told = {i: json.loads(_get(client, f"{key}/{i}", AGREE_SECONDS)) for i in range(jax.process_count())}
+    store, key = client(), f"lepjax/{next(_turns)}/{topic}"
+    store.key_value_set(f"{key}/{jax.process_index()}", json.dumps(facts))
+    told = {i: json.loads(get(store, f"{key}/{i}", AGREE_SECONDS)) for i in range(jax.process_count())}
     if different := difference(told):
         raise UserError(**different)
 
@@ -67,9 +71,9 @@ def on_main(work: Callable[[], Any]) -> Any:
     """What `work()` returns on rank 0 (JSON), on every process; the `UserError` it raises there is raised everywhere."""
     if jax.process_count() == 1:
         return work()
-    client, key = _client(), f"lepjax/{next(_turns)}/main"
+    store, key = client(), f"lepjax/{next(_turns)}/main"
     if not main_process():
-        told = json.loads(_get(client, key, AGREE_SECONDS))
+        told = json.loads(get(store, key, AGREE_SECONDS))
         if "error" in told:
             raise UserError(**told["error"])
         return told["value"]
@@ -77,13 +81,13 @@ def on_main(work: Callable[[], Any]) -> Any:
         value = work()
     except UserError as error:
         told = {"found": error.found, "where": error.where, "fix": error.fix}
-        client.key_value_set(key, json.dumps({"error": told}))
+        store.key_value_set(key, json.dumps({"error": told}))
         raise
     except BaseException as error:
         told = {"found": f"failed with {error!r}", "where": "rank 0", "fix": "Look at its output."}
-        client.key_value_set(key, json.dumps({"error": told}))
+        store.key_value_set(key, json.dumps({"error": told}))
         raise
-    client.key_value_set(key, json.dumps({"value": value}))
+    store.key_value_set(key, json.dumps({"value": value}))
     return value
 
 
@@ -97,16 +101,16 @@ def total(share: float) -> float:
     """The sum of what the processes give, the same on all of them."""
     if jax.process_count() == 1:
         return share
-    client, key = _client(), f"lepjax/{next(_turns)}/total"
-    client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(share))
-    return sum(json.loads(_get(client, f"{key}/{i}", AGREE_SECONDS)) for i in range(jax.process_count()))
+    store, key = client(), f"lepjax/{next(_turns)}/total"
+    store.key_value_set(f"{key}/{jax.process_index()}", json.dumps(share))
+    return sum(json.loads(get(store, f"{key}/{i}", AGREE_SECONDS)) for i in range(jax.process_count()))
 
 
-def _client() -> Any:
+def client() -> Any:
     return distributed.global_state.client
 
 
-def _get(client: Any, key: str, seconds: float) -> str:
+def get(client: Any, key: str, seconds: float) -> str:
     """The value that some process gives a key; waits for it in pieces, between which signals are handled."""
     end = time.monotonic() + seconds
     while True:
@@ -120,76 +124,30 @@ def _get(client: Any, key: str, seconds: float) -> str:
 
 def ended(command: Callable[[], int]) -> int:
     """Runs a command of this process. Where one of several fails it ends at once, its error told: in the usual way it
-    would first wait for the others, which wait for it.
+    would first wait for the others, which wait for it. Where another one is gone, the job is to be restarted.
     """
     if jax.process_count() == 1:
         return command()
-    code = guarded(command)
+
+    def told() -> int:
+        try:
+            return command()
+        except (JaxRuntimeError, ValueError) as error:
+            if not LOST.search(str(error)):
+                raise
+            leave(RESTART, f"another process is gone ({' '.join(str(error).split())[:200]})")
+
+    code = guarded(told)
     if code not in (DONE, RESTART):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        leave(code)
     return code
 
 
-class Meeting:
-    """Finds one step after which all processes stop, when any of them asks for it.
-
-    A thread of each process waits for the question. Then it holds its process between two steps and tells how far that
-    has come; all go on to the step after the farthest. (Were it the main thread that waits, one could wait for another
-    whose device waits for the first.)
-    """
-
-    def __init__(self, step: int) -> None:
-        self.reason = ""
-        self._step, self._stop_at = step, -1
-        self._asked = self._told = False
-        self._turn = threading.Lock()
-        self._closed = threading.Event()
-        self._client, self._key = _client(), f"lepjax/{next(_turns)}/stop"
-        self._thread: threading.Thread | None = None
-        if jax.process_count() > 1:
-            self._thread = threading.Thread(target=self._watch, name="meeting", daemon=True)
-            self._thread.start()
-
-    def ask(self, reason: str) -> None:
-        """Asks all processes to stop soon."""
-        if self._asked:
-            return
-        self._asked = True
-        if self._thread is None:
-            self.reason, self._stop_at = reason, self._step
-        else:
-            self._client.key_value_set(f"{self._key}/why", reason, allow_overwrite=True)
-
-    def passed(self, step: int) -> bool:
-        """Tells that `step` was taken; whether it is the last."""
-        with self._turn:
-            self._step = step
-            return 0 <= self._stop_at <= step
-
-    def close(self) -> None:
-        """This process takes no more steps."""
-        if self._thread is not None:
-            self._closed.set()
-            self._thread.join(timeout=10.0)
-            if not self._told:
-                self._tell()  # for those that are only now asked
-
-    def _tell(self) -> None:
-        self._told = True
-        self._client.key_value_set(f"{self._key}/{jax.process_index()}", str(self._step), allow_overwrite=True)
-
-    def _watch(self) -> None:
-        while not self._closed.is_set():
-            try:
-                reason = _get(self._client, f"{self._key}/why", 0.5)
-            except JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" in str(error):
-                    continue  # nobody asked so far
-                return
-            with self._turn:
-                self._tell()
-                steps = [int(_get(self._client, f"{self._key}/{i}", AGREE_SECONDS)) for i in range(jax.process_count())]
-                self.reason, self._stop_at = reason, max(steps) + 1
-            return
+def leave(code: int, why: str = "") -> NoReturn:
+    """Ends this process at once, also from a thread while another one is inside a compiler or waits for a device."""
+    with _leaving:  # of two threads with a reason one tells it, the other waits for the end
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.write(f"lepjax: {why}\n" if why else "")
+            sys.stderr.flush()
+        os._exit(code)

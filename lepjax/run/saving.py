@@ -19,11 +19,19 @@ class Save(Callback):
         self.checkpoints, self.every, self.meta, self.best = checkpoints, every, meta, best
 
     def stepped(self, loop: Loop) -> None:
-        best = self.best.step if self.best is not None and self.best.step >= 0 else None
-        if loop.last or best == loop.step or (self.every and loop.step % self.every == 0):
-            loop.flush()
-            jax.block_until_ready(loop.state)  # steps still running are not checkpoint time
+        self.checkpoints.check()
+        if loop.last or self._best == loop.step or (self.every and loop.step % self.every == 0):
+            self.save(loop)
+
+    @property
+    def _best(self) -> int | None:
+        return self.best.step if self.best is not None and self.best.step >= 0 else None
+
+    def save(self, loop: Loop) -> None:
+        """Saves this step, unless it was saved already."""
+        loop.flush()
+        jax.block_until_ready(loop.state)  # steps still running are not checkpoint time
+        with loop.clock.phase("checkpoint"):
             memory = collect_memory(loop.callbacks)
-            with loop.clock.phase("checkpoint"):
-                meta = {**self.meta, "memory": memory, "results": loop.results, "evaluated": loop.evaluated}
-                self.checkpoints.save(loop.step, loop.state, meta, best)
+            meta = {**self.meta, "memory": memory, "results": loop.results, "evaluated": loop.evaluated}
+            self.checkpoints.save(loop.step, loop.state, meta, self._best)

@@ -134,7 +134,7 @@ def result(console: Console, values: dict[str, Any], sections: Sequence[Section]
             say(console, f"  {label:<{width}}  {value:.4f}")
         if section.text:
             console.print(Text(section.text))
-    skip = {"seconds", "reason", "status", "best", "total_steps", "tokens", "skipped", "steps"}
+    skip = {"seconds", "reason", "status", "best", "total_steps", "tokens", "skipped", "steps", "checkpoints"}
     shown = {name: value for name, value in values.items() if name not in skip}
     if shown:
         say(

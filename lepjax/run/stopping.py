@@ -1,19 +1,15 @@
-"""Callbacks that steer a run: best so far, early stopping, plateau, divergence, signals. All but the last remember."""
+"""Callbacks that steer a run: best so far, early stopping, plateau, divergence."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
-from types import FrameType
 from typing import Any
 
 from lepjax.core import plateau
 from lepjax.experiment import EarlyStopping
 from lepjax.run.callbacks import Callback, Values
-from lepjax.run.fit import Loop, diverged, early, interrupted
-from lepjax.run.processes import Meeting
+from lepjax.run.fit import Loop, diverged, early
 
 
 def improves(value: float, best: float, mode: str, min_delta: float = 0.0) -> bool:
@@ -116,48 +112,3 @@ class StopDiverged(Callback):
                 f"diverged: the last {self.row} steps were not finite and were skipped; "
                 "lower --optimizer.learning-rate or --optimizer.clip-norm"
             )
-
-
-class StopOnSignal(Callback):
-    """The first SIGINT or SIGTERM ends the run after the current step, saved; the second ends it at once.
-
-    Of several processes any may receive it: all stop after the same step.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self.meeting: Meeting | None = None
-        self._old: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopOnSignal:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
-            for name in (signal.SIGINT, signal.SIGTERM):
-                self._old[name] = signal.signal(name, self._note)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for name, handler in self._old.items():
-            signal.signal(name, handler)
-        self._old = {}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self._restore()  # the next one has its usual effect
-
-    def started(self, loop: Loop) -> None:
-        self.meeting = Meeting(loop.step)
-
-    def stepped(self, loop: Loop) -> None:
-        if self.meeting is None:
-            return
-        if self.received is not None:
-            self.meeting.ask(self.received.name)
-        if self.meeting.passed(loop.step) and loop.stop is None:
-            loop.stop = interrupted(f"{self.meeting.reason} at step {loop.step}")
-
-    def finished(self, loop: Loop) -> None:
-        if self.meeting is not None:
-            self.meeting.close()

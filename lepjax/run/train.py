@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
+import os
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -24,6 +26,7 @@ from lepjax.run import files, show
 from lepjax.run.backend import use_compile_cache
 from lepjax.run.callbacks import Callback, give_memory
 from lepjax.run.checkpoint import Checkpoints
+from lepjax.run.clock import LIFE, Clock
 from lepjax.run.compiled import Compiled, compile_step, planned_shapes
 from lepjax.run.compiles import Compiles, WatchCompiles
 from lepjax.run.debug import debug_step
@@ -31,11 +34,13 @@ from lepjax.run.directory import RunDirectory, default_path
 from lepjax.run.evaluation import Evaluate, Evaluator, check_mode, check_monitor
 from lepjax.run.events import LogMetrics
 from lepjax.run.final import Section, Trained
-from lepjax.run.fit import Clock, Loop, fit
+from lepjax.run.fit import Loop, fit
+from lepjax.run.manifest import Damaged
 from lepjax.run.processes import agree, main_process, meet, on_main, total
 from lepjax.run.progress import ShowEvaluation, ShowProgress
 from lepjax.run.saving import Save
-from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly, StopOnSignal
+from lepjax.run.signals import StopOnSignal
+from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +61,32 @@ def train(
     callbacks: Sequence[Callback] = (),
     console: Console | None = None,
     import_seconds: float = 0.0,
+    leave: Callable[[str], Any] | None = None,
 ) -> Outcome:
     """Trains, or goes on where the run directory stopped; a finished run only tells its result.
 
-    `callbacks` come last. Raises `UserError` before anything is compiled or written.
+    `callbacks` come last. `leave(why)` ends this process at once, as a command wants it when a signal finds nothing to save
+    or nothing moves any more; without it, signals wait for the main thread and nobody watches.
+    Raises `UserError` before anything is compiled or written.
     """
     console = console or Console(quiet=not main_process())
     clock = Clock()
     clock.add("import", import_seconds)
+    with StopOnSignal(clock, leave) as signals:
+        return _train(experiment, name, callbacks, console, clock, signals)
+
+
+def _train(
+    experiment: Experiment,
+    name: str,
+    callbacks: Sequence[Callback],
+    console: Console,
+    clock: Clock,
+    signals: StopOnSignal,
+) -> Outcome:
     use_compile_cache()
     directory = RunDirectory(default_path(name, experiment))
+    on_main(directory.check_free)  # reading data may take long
     with clock.phase("data"):
         built = experiments.build(experiment, passes=directory.passes())
     check_monitors(experiment, built)
@@ -73,13 +94,21 @@ def train(
     agree("data", {"the data's fingerprint": built.plan.fingerprint, "the run directory": str(directory.path)})
     on_main(lambda: directory.claim(experiment))
     on_main(lambda: directory.keep_passes(built.work.epochs))
-    checkpoints = Checkpoints(directory.checkpoints, say=lambda line: console.print(f"lepjax: {line}", highlight=False))
+    clock.show_life(directory.life(jax.process_index()))
+    if main_process() and LIFE in os.environ:
+        clock.show_life(pathlib.Path(os.environ[LIFE]))
+
+    def say(line: str) -> None:
+        console.print(f"lepjax: {line}", highlight=False, soft_wrap=True, markup=False)
+
+    checkpoints = Checkpoints(directory.checkpoints, say=say, must=experiment.must_save)
     try:
-        with StopOnSignal() as signals:
-            run = _Run(experiment, built, directory, checkpoints, console, clock, signals, tuple(callbacks))
+        run = _Run(experiment, built, directory, checkpoints, console, clock, signals, tuple(callbacks))
+        with signals.watchdog(experiment.watchdog, directory.path):
             return run.go(before)
     finally:
         checkpoints.close()
+        clock.close()
         directory.release()
 
 
@@ -114,10 +143,11 @@ class _Run:
         start = on_main(self.checkpoints.newest_good)
         if (done := self._finished_before(start)) is not None:
             return done
+        on_main(lambda: self.checkpoints.prepare(self.built.abstract, bool(self.experiment.best)))
         if main_process():
             self.directory.write_manifest(self.built.plan.fingerprint, dict(self.built.placement.mesh.shape))
         show.before_training(self.console, self.experiment, self.built, self.directory.path)
-        state, meta = self._restore_or_init(start, before)
+        start, state, meta = self._restore_or_init(start, before)
         on_main(lambda: self.directory.forget_after(start or 0))
         utilisation = self._utilisation()  # while nothing else computes: after compiling, threads still write the cache
         evaluator, step, stream = self._compile(state)
@@ -126,11 +156,12 @@ class _Run:
         best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
         part = self.built.batches().part
         shares = 1 if part is None else part.shares
+        saver = Save(self.checkpoints, self.experiment.checkpoint_every, {"plan": self.built.plan.fingerprint}, best)
         loop = Loop(
             state=state,
             step=start or 0,
             total_steps=self.built.total_steps,
-            callbacks=self._callbacks(evaluator, best, utilisation),
+            callbacks=self._callbacks(evaluator, best, utilisation, saver),
             log_every=self.experiment.log_every,
             count=lambda rows: self.experiment.task.tokens(rows) * shares,
             size=(lambda rows: rows["tokens"].size * shares) if self.built.plan.note else None,
@@ -145,6 +176,7 @@ class _Run:
             fit(step, loop, stream)
             if loop.stop is None or loop.stop.code == DONE:
                 Evaluate(evaluator, 0).evaluate(loop)  # a run interrupted after its last step still owes this
+            saver.save(loop)
         finally:
             for callback in loop.callbacks:
                 callback.finished(loop)
@@ -152,10 +184,11 @@ class _Run:
         self.clock.add("step", spent)
         with self.clock.phase("checkpoint"):
             self.checkpoints.wait()
+        self.signals.saved()
         return self._conclude(loop, best, evaluator)
 
     def _callbacks(
-        self, evaluator: Evaluator, best: Best | None, utilisation: cost.Utilisation | None
+        self, evaluator: Evaluator, best: Best | None, utilisation: cost.Utilisation | None, saver: Save
     ) -> tuple[Callback, ...]:
         experiment = self.experiment
         main = main_process()
@@ -170,7 +203,7 @@ class _Run:
             self.signals,
             *self.extra,
             Evaluate(evaluator, self.built.evaluate_every),
-            Save(self.checkpoints, experiment.checkpoint_every, {"plan": self.built.plan.fingerprint}, best),
+            saver,
             WatchCompiles(self.say) if main else None,
         ]
         return tuple(callback for callback in chosen if callback is not None)
@@ -211,16 +244,31 @@ class _Run:
                 run_step = debug_step(built, self.say)
             else:
                 run_step = compile_step(built.step, built.abstract, shapes, built.placement)
+            self.checkpoints.warm(state)
         self.say(f"compiled in {time.perf_counter() - begun:.1f} s ({compiles.told()})")
         shardings = {name: shape.sharding for name, shape in shapes[0].items()}
-        return evaluator, run_step, placed_ahead(read_ahead(batches, cursor), shardings, part=batches.part)
+        return (
+            evaluator,
+            run_step,
+            placed_ahead(read_ahead(batches, cursor, self.experiment.readers), shardings, part=batches.part),
+        )
 
-    def _restore_or_init(self, start: int | None, before: Experiment | None) -> tuple[State, dict[str, Any]]:
-        if start is None:
+    def _restore_or_init(
+        self, start: int | None, before: Experiment | None
+    ) -> tuple[int | None, State, dict[str, Any]]:
+        """(step, state, meta) of the newest checkpoint from `start` back that is what was saved, or of the beginning."""
+        restored: tuple[State, dict[str, Any]] | None = None
+        while start is not None and restored is None:
+            try:
+                with self.clock.phase("checkpoint"):
+                    restored = self.checkpoints.restore(start, self.built.abstract)
+            except Damaged as error:
+                on_main(functools.partial(self.checkpoints.set_aside, start, error.found))
+                start = on_main(self.checkpoints.newest_good)
+        if start is None or restored is None:
             with self.clock.phase("compile"):
-                return self.built.init(), {"results": {}, "evaluated": -1, "memory": {}}
-        with self.clock.phase("checkpoint"):
-            state, meta = self.checkpoints.restore(start, self.built.abstract)
+                return None, self.built.init(), {"results": {}, "evaluated": -1, "memory": {}}
+        state, meta = restored
         if meta["plan"] != self.built.plan.fingerprint:
             raise UserError(
                 f"the data or its order changed (plan {meta['plan']} then, {self.built.plan.fingerprint} now)",
@@ -233,7 +281,7 @@ class _Run:
             self.say(f"changed on resume: {path} {old} -> {new}")
         if changes and main_process():
             _append_line(self.directory.path / "changes.jsonl", {"step": start, "changes": changes})
-        return self._with_hparams(state), meta
+        return start, self._with_hparams(state), meta
 
     def _with_hparams(self, state: State) -> State:
         """The experiment's hyperparameters as they are now; what a plateau has lowered stays lowered."""
@@ -265,6 +313,7 @@ class _Run:
         trained: Trained | None = None
         if loop.stop is not None:
             self.say(f"{loop.stop.reason}; saved at step {loop.step} in {self.directory.path}")
+        costs = self.checkpoints.costs
         if complete:
             with self.clock.phase("final"):
                 scores = {f"last_{name}": value for name, value in evaluator.final(loop.state).items()}
@@ -287,6 +336,12 @@ class _Run:
                 {"best": {"metric": best.monitor, "value": _json_number(best.value), "step": best.step}} if best else {}
             ),
             "seconds": {name: round(seconds, 2) for name, seconds in self.clock.seconds.items()},
+            "checkpoints": {
+                "saved": costs.saved,
+                "bytes": costs.bytes,
+                "blocked_seconds": round(costs.blocked, 3),
+                "written_seconds": round(costs.written, 3),
+            },
         }
         if main_process():
             files.write_json(self.directory.result, result)

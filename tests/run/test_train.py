@@ -13,7 +13,10 @@ from lepjax.core.optimizers import AdamW
 from lepjax.core.serialise import from_json, to_json
 from lepjax.experiment import EarlyStopping, Steps, build, identity
 from lepjax.report.html import Report
-from lepjax.run.checkpoint import Checkpoints, flatten
+from lepjax.run import checkpoint
+from lepjax.run.checkpoint import Checkpoints
+from lepjax.run.manifest import Damaged
+from lepjax.run.named import flatten
 from lepjax.run.train import train
 from tests.tiny import TinyText, tiny
 
@@ -191,6 +194,11 @@ def test_best_and_last_are_both_kept(tmp_path):
 # ---- checkpoints ----
 
 
+def skipping(state, steps):
+    """The state after so many steps that were all skipped."""
+    return dataclasses.replace(state, step=state.step + steps, skipped=state.skipped + steps)
+
+
 @pytest.fixture
 def saved(tmp_path):
     built = build(tiny(precision="float16", ema=0.5, mesh="fsdp=4,tensor=2"))
@@ -198,7 +206,7 @@ def saved(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", say=lambda line: None)
     meta = {"plan": "p", "memory": {}, "results": {}}
     checkpoints.save(0, state, meta)
-    checkpoints.save(5, dataclasses.replace(state, step=state.step + 5), meta)
+    checkpoints.save(5, skipping(state, 5), meta)
     checkpoints.wait()
     yield built, state, checkpoints
     checkpoints.close()
@@ -239,9 +247,12 @@ def test_sabotage_without_digests_orbax_restores_the_flipped_bit(saved, monkeypa
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
     monkeypatch.setattr(checkpoints, "damage", lambda step: None)
+    with pytest.raises(Damaged, match=r"checkpoint 5 of .*leaf (params|ema)\..* differs \(digest \w+, expected \w+\)"):
+        checkpoints.restore(5, built.abstract)
+    monkeypatch.setattr(checkpoint, "check_digests", lambda expected, flat, where: None)
     restored, theirs = flatten(checkpoints.restore(5, built.abstract)[0]), flatten(state)
     changed = [name for name in theirs if not np.array_equal(np.asarray(restored[name]), np.asarray(theirs[name]))]
-    assert set(changed) - {"step"}
+    assert set(changed) - {"step", "skipped"}
 
 
 @pytest.mark.parametrize("gone", ["manifest.json", "meta.json", "rest"])

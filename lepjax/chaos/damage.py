@@ -67,8 +67,8 @@ def interrupted(subject: Subject, oracle: Oracle, run: pathlib.Path) -> Interrup
     return Interrupted(run, *steps[-2:])
 
 
-def damages(base: Interrupted, flips: int, truncations: int, rng: random.Random) -> Iterator[Damage]:
-    """So many flips and truncations, in files drawn evenly, and one deletion of each file."""
+def damages(base: Interrupted, flips: int, truncations: int, deletions: int, rng: random.Random) -> Iterator[Damage]:
+    """So many flips and truncations, in files drawn evenly, and deletions of so many files, or of each."""
     steps = (base.run / "checkpoints" / str(step) for step in (base.newer, base.older))
     files = [path for place in (base.run.iterdir(), *(step.rglob("*") for step in steps)) for path in place]
     sizes = {str(path.relative_to(base.run)): path.stat().st_size for path in sorted(files) if path.is_file()}
@@ -80,7 +80,7 @@ def damages(base: Interrupted, flips: int, truncations: int, rng: random.Random)
     for _ in range(truncations):
         name = rng.choice(names)
         yield Damage("truncation", name, rng.randrange(sizes[name]))
-    for name in names:
+    for name in rng.sample(names, min(deletions, len(names))):
         yield Damage("deletion", name)
 
 

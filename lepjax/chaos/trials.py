@@ -26,6 +26,7 @@ from lepjax.experiment import Experiment
 SIDE_BY_SIDE = 2  # chains: much of a start is one thread
 TOGETHER = 40  # damaged copies per fresh process: no more need lie on the disk at a time
 
+EVERY = 10**6  # more than there are
 Outcomes = Iterable[Outcome | Skipped]
 
 
@@ -38,7 +39,7 @@ class Plan:
     """Crash points, spread over the calls of a save, and a quarter as many failing calls."""
     flips: int = 30
     truncations: int = 5
-    """With either, every file is also deleted once."""
+    deletions: int = EVERY
     signals: int = 10
     processes: int = 1
     """Of the run that gets the signals."""
@@ -69,7 +70,7 @@ class Trials:
         kinds: dict[str, tuple[int, Callable[[Oracle], Outcomes]]] = {
             "kills": (plan.kills, self._kills),
             "points": (plan.points, self._points),
-            "damage": (plan.flips + plan.truncations, self._damage),
+            "damage": (plan.flips + plan.truncations + plan.deletions, self._damage),
             "signals": (plan.signals, self._signals),
             "races": (plan.races, self._races),
             "disk": (plan.disk, self._disk),
@@ -138,7 +139,8 @@ class Trials:
 
     def _damage(self, oracle: Oracle) -> Outcomes:
         base = self._interrupted(oracle)
-        hurt = list(damages(base, self.plan.flips, self.plan.truncations, self._random("damage")))
+        counts = self.plan.flips, self.plan.truncations, self.plan.deletions
+        hurt = list(damages(base, *counts, self._random("damage")))
         parts = [hurt[i : i + TOGETHER] for i in range(0, len(hurt), TOGETHER)]
         rooms = [self._room("damage") / str(number) for number in range(len(parts))]
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:

@@ -1,13 +1,14 @@
 """Break runs of an experiment on purpose, and judge what is resumed by its losses.
 
-usage: lepjax chaos EXPERIMENT [--kills N] [--points [N]] [--flips N] [--truncations N] [--signals N] [--races N] [--disk]
-                               [--processes N] [--draw N] [--folder FOLDER] [--field value ...]
+usage: lepjax chaos EXPERIMENT [--kills N] [--points [N]] [--flips N] [--truncations N] [--deletions N] [--signals N]
+                               [--processes N] [--races N] [--disk] [--draw N] [--folder FOLDER] [--field value ...]
 
   --kills N        kill -9 at random instants and inside saves as they happen; default 20
   --points [N]     kill -9 at N system calls of a save, and a quarter as many failing calls (needs strace); default 0,
                    without a number: at every call
   --flips N        single flipped bits; default 30
-  --truncations N  files cut short; default 5. With either, every file is also deleted once
+  --truncations N  files cut short; default 5
+  --deletions N    missing files; default: each file once
   --signals N      SIGTERM, SIGINT and SIGUSR1 in every phase; default 10
   --processes N    of the run that gets the signals; default 1
   --races N        two commands on one run directory at the same time; default 5
@@ -26,11 +27,11 @@ import pathlib
 import sys
 
 from lepjax.chaos.trial import Subject
-from lepjax.chaos.trials import Plan, Trials
+from lepjax.chaos.trials import EVERY, Plan, Trials
 from lepjax.cli import _load, _open, _overrides
 from lepjax.core.errors import BUG, DONE, UserError
 
-EVERY = {"--points": str(10**6), "--disk": "1"}  # what a flag without a number means
+ALONE = {"--points": EVERY, "--disk": 1}  # what a flag without a number means
 
 
 def run(arguments: list[str]) -> int:
@@ -62,6 +63,6 @@ def _numbered(arguments: list[str]) -> list[str]:
     """Flags that may stand alone get their number."""
     given = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=True):
-        alone = argument in EVERY and not following.isdigit()
-        given.append(f"{argument}={EVERY[argument]}" if alone else argument)
+        alone = argument in ALONE and not following.isdigit()
+        given.append(f"{argument}={ALONE[argument]}" if alone else argument)
     return given

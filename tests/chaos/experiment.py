@@ -11,13 +11,24 @@ import dataclasses
 
 from lepjax.experiment import Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
-from tests.tiny import tiny
+from tests.chaos import sabotage
+from tests.tiny import TinyText, tiny
+
+sabotage.apply()  # does nothing unless the environment asks for it
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(TinyText):
+    """Lives here, so that whoever rebuilds the experiment from its run directory imports this file."""
+
 
 MODEL = Gpt2(vocab_size=256, context=32, layers=1, heads=4, width=64, dropout=0.1)
 
 
 def experiment() -> Experiment:
-    return tiny(model=MODEL, length=Steps(400), checkpoint_every=10, evaluate_every=Steps(50), best="dev_loss")
+    return tiny(
+        model=MODEL, data=Text(), length=Steps(400), checkpoint_every=10, evaluate_every=Steps(50), best="dev_loss"
+    )
 
 
 def wide() -> Experiment:

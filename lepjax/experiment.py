@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from lepjax.core import fields, parameters, rng, sharding
 from lepjax.core.errors import UserError
@@ -23,8 +24,9 @@ from lepjax.core.optimizers import AdamW, Optimizer, freezing
 from lepjax.core.plateau import Plateau
 from lepjax.core.precision import Policy, policy, widened
 from lepjax.core.sharding import Placement, state_shardings
-from lepjax.core.state import State, as_leaves, create
-from lepjax.core.step import Step, make_train_step
+from lepjax.core.spikes import Spikes
+from lepjax.core.state import State, create
+from lepjax.core.step import Loss, Step, make_train_step
 from lepjax.data.loader import Batches
 from lepjax.data.plan import Indexed
 from lepjax.data.source import Data, Source, Splits, Work
@@ -117,6 +119,8 @@ class Experiment:
     """Microbatches per optimizer step."""
     ema: float | None = hparam(None)
     """Decay of an average of the parameters, which is then evaluated; None keeps none."""
+    spikes: Spikes = Spikes()
+    """What to do about loss spikes: SkipSpikes or RewindSpikes of `core.spikes`; by default nothing."""
     seed: int = 0
     """Seeds initialisation, data order and dropout."""
     best: str = runtime("")
@@ -138,7 +142,7 @@ class Experiment:
     log_every: int = runtime(10)
     """Steps between lines of metrics.jsonl and the terminal."""
     max_skipped: int = runtime(20)
-    """Non-finite steps in a row, as seen at logged steps, that end the run."""
+    """Skipped steps in a row, as seen at logged steps, that end the run."""
     final: tuple[FinalEvaluation, ...] = runtime(())
     """What to compute once after training."""
     mesh: str = runtime("auto")
@@ -163,6 +167,7 @@ class Experiment:
             "optimizer": self.optimizer.hparams(total_steps),
             "model": self.model.hparams(),
             "task": self.task.hparams(),
+            "spikes": self.spikes.hparams(),
             "experiment": {} if self.ema is None else {"ema_decay": self.ema},
         }
         merged: dict[str, float] = {}
@@ -189,6 +194,7 @@ class Built:
     """The same for every split that is scored, by name."""
     work: Work
     total_steps: int
+    loss: Loss
     step: Step
     measure: Callable[..., Any]
     init: Callable[[], State]
@@ -262,6 +268,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         scoring=scoring,
         work=work,
         total_steps=total_steps,
+        loss=parts.loss,
         step=parts.step,
         measure=make_measure(task, model),
         init=init,
@@ -272,8 +279,9 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
 
 @dataclasses.dataclass(frozen=True)
 class Composed:
-    """What training needs and no data determine: the step, and how a state begins and lies."""
+    """What training needs and no data determine: the loss, the step, and how a state begins and lies."""
 
+    loss: Loss
     step: Step
     fresh: Callable[[Any, dict[str, Any]], State]
     """`fresh(seed, weights)`; the seed is an argument: as a constant it would compile initialisation anew for every seed."""
@@ -296,19 +304,21 @@ def compose(
         opt_state = optimizer(hparams).init(widened(params))
         key = rng.seed_key(seed, rng.TRAIN)
         scale = precision.loss_scale()
-        return create(params, model_state, opt_state, hparams, key, scale, ema=experiment.ema is not None)
+        ema, guard = experiment.ema is not None, experiment.spikes.guard()
+        return create(params, model_state, opt_state, hparams, key, scale, ema, guard)
 
     abstract = jax.eval_shape(fresh, experiment.seed, {})
     shardings = state_shardings(abstract, model.leaves, placement)
     if experiment.offload_optimizer:
         shardings, step = optimizer_on_host(shardings), visiting(step)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    return Composed(step, fresh, abstract, shardings)
+    return Composed(loss, step, fresh, abstract, shardings)
 
 
 def with_hparams(state: State, hparams: dict[str, float]) -> State:
     """The state with other hyperparameters, placed where the old ones were."""
-    placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in as_leaves(hparams).items()}
+    values = {name: np.asarray(value, np.float32) for name, value in hparams.items()}  # on the host: nothing compiles
+    placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in values.items()}
     return dataclasses.replace(state, hparams=placed)
 
 

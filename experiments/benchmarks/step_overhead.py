@@ -1,9 +1,10 @@
 """What lepjax's step and loop cost over a page of bare JAX.
 
 Purpose   a small GPT under AdamW: (a) lepjax's compiled step, (b) the whole `fit` with its callbacks and its input pipeline,
-          each against a hand-written step in a bare loop over batches that are already on the device
-Command   python -m experiments.benchmarks.step_overhead [--blocks 10] [--scan] [--default-malloc]
-Target    at least 0.98 (a) and 0.97 (b) of the bare speed, as the lower end of a 95 % interval
+          each against a hand-written step in a bare loop over batches that are already on the device; with --guard instead
+          (c) lepjax's step with the guard against loss spikes against the one without
+Command   python -m experiments.benchmarks.step_overhead [--blocks 10] [--scan] [--default-malloc] [--guard]
+Target    at least 0.98 (a), 0.97 (b) and 0.99 (c) of the other's speed, as the lower end of a 95 % interval
 Measured  see README.md
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import pathlib
 import queue
@@ -31,6 +33,7 @@ from lepjax import experiment as experiments
 from lepjax.core import cost
 from lepjax.core.optimizers import AdamW
 from lepjax.core.schedules import Cosine
+from lepjax.core.spikes import SkipSpikes
 from lepjax.data.loader import place, placed_ahead, read_ahead
 from lepjax.data.stdlib import StandardLibrary
 from lepjax.experiment import Built, Experiment, Steps
@@ -209,6 +212,20 @@ def compare_loops(built: Built, blocks: int, steps: int) -> Paired:
     return paired
 
 
+def compare_guard(built: Built, blocks: int, steps: int) -> Paired:
+    """(c) The step with `SkipSpikes` against the same without. Raises AssertionError where the losses differ."""
+    guarded = experiments.build(dataclasses.replace(built.experiment, spikes=SkipSpikes()))
+    host = built.batches(LOADED)
+
+    def blocks_of(built: Built) -> Blocks:
+        step, shardings = lepjax_step(built)
+        return Blocks(step, built.init(), [place(host[i], shardings) for i in range(LOADED)], steps)
+
+    ours, theirs = blocks_of(guarded), blocks_of(built)
+    np.testing.assert_allclose(ours.losses(5), theirs.losses(5), rtol=1e-5)
+    return interleave(ours, theirs, blocks)
+
+
 def flops_per_step(built: Built) -> float:
     rows, length = built.batches(1)[0]["tokens"].shape
     return built.experiment.model.flops_per_token(length) * rows * length
@@ -234,12 +251,17 @@ def main() -> None:
     parser.add_argument(
         "--scan", action="store_true", help="scan the layers instead of unrolling them, in both programs"
     )
+    parser.add_argument("--guard", action="store_true", help="(c) alone")
     parser.add_argument("--default-malloc", action="store_true", help="both without `keep_freed_memory`: noisy")
     chosen = parser.parse_args()
     if not chosen.default_malloc:
         keep_freed_memory()  # as `lepjax train` does; in one process it serves both programs
     built = experiments.build(experiment(chosen.scan))
     what = "gpt 4x192 16x128" + " scanned" * chosen.scan
+    if chosen.guard:
+        paired = compare_guard(built, chosen.blocks, chosen.steps)
+        print(paired.line(what, "with SkipSpikes", "without", chosen.steps), paired.verdict(0.99), sep="\n")
+        return
     paired = compare_steps(built, chosen.blocks, chosen.steps)
     print(paired.line(what, "lepjax", "bare jax", chosen.steps), paired.verdict(0.98), sep="\n", flush=True)
     print(floor_line(built, paired), flush=True)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lepjax.core.loss_scale import LossScale
+from lepjax.core.spikes import Guard, NoGuard
 
 
 @jax.tree_util.register_dataclass
@@ -18,7 +19,8 @@ class State:
 
     step        int32[]   steps taken, also skipped ones; schedules read it
     cursor      int32[]   the next batch of the plan
-    skipped     int32[]   steps whose loss, gradient or hyperparameters were not finite; optimizer count + skipped == step
+    skipped     int32[]   steps whose loss, gradient or hyperparameters were not finite, or which were loss spikes;
+                          optimizer count + skipped == step
     params      the trained arrays (float32)
     model_state what the model itself remembers (batch statistics); {} for most
     opt_state   the optimizer's
@@ -26,6 +28,7 @@ class State:
     loss_scale  one of `core.loss_scale`
     hparams     {name: float32[]}: the live hyperparameters
     key         typed threefry key[]; never changes, every use folds in the step
+    guard       one of `core.spikes`: what the verdict on loss spikes reads; no leaves without one
     """
 
     step: Any
@@ -38,6 +41,7 @@ class State:
     loss_scale: LossScale
     hparams: dict[str, Any]
     key: Any
+    guard: Guard = NoGuard()
 
 
 def create(
@@ -48,6 +52,7 @@ def create(
     key: jax.Array,
     loss_scale: LossScale,
     ema: bool = False,
+    guard: Guard = NoGuard(),
 ) -> State:
     """The state before step 0."""
     return State(
@@ -61,6 +66,7 @@ def create(
         loss_scale=loss_scale,
         hparams=as_leaves(hparams),
         key=key,
+        guard=guard,
     )
 
 

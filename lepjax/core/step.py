@@ -1,8 +1,9 @@
 """The training step: a pure function `(state, batch) -> (state, metrics)`.
 
 In order: fold the key; gradients, whole or microbatch by microbatch; unscale; global norm; clip; update; keep the old
-state where anything was not finite; adjust the loss scale; emit metrics. What varies (loss, optimizer, schedule,
-precision, accumulation) is composed outside and passed in.
+state where anything was not finite or the guard sees a spike; adjust the loss scale; emit metrics. What varies (loss,
+optimizer, schedule, precision, accumulation) is composed outside and passed in; the loss scale and the guard are what
+the state says.
 """
 
 from __future__ import annotations
@@ -85,19 +86,20 @@ def make_train_step(
                 ema = jax.tree.map(lambda e, p: e + rate * (p - e), ema, params)
             return params, opt_state, ema
 
-        total = _total(terms, {name: term.weight for name, term in terms.items()})
+        total = weighted_total(terms, {name: term.weight for name, term in terms.items()})
         # Finite gradients and finite hyperparameters give finite updates, so these need no pass of their own.
         numbers = (total, grad_norm, clip, learning_rate, *_all_but(state.hparams, "clip_norm"))
         finite = jnp.isfinite(jnp.stack(numbers)).all() & _finite(model_state)
+        taken, guard, seen = state.guard.judge(finite, total, grad_norm, state.hparams)
         # A branch, not a select: with a select the new parameters and the old moments are alive at once, and the compiler
         # copies every one of them instead of updating in place. Under vmap it becomes a select by itself.
         kept = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = jax.lax.cond(finite, update, lambda *kept: kept, *kept)
-        model_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), model_state, state.model_state)
+        params, opt_state, ema = jax.lax.cond(taken, update, lambda *kept: kept, *kept)
+        model_state = jax.tree.map(lambda a, b: jnp.where(taken, a, b), model_state, state.model_state)
         new = State(
             step=state.step + 1,
             cursor=state.cursor + 1,
-            skipped=state.skipped + jnp.where(finite, 0, 1),
+            skipped=state.skipped + jnp.where(taken, 0, 1),
             params=params,
             model_state=model_state,
             opt_state=opt_state,
@@ -105,6 +107,7 @@ def make_train_step(
             loss_scale=state.loss_scale.adjust(finite),
             hparams=state.hparams,
             key=state.key,
+            guard=guard,
         )
         metrics = {
             "loss": total,
@@ -112,6 +115,7 @@ def make_train_step(
             "learning_rate": learning_rate,
             "loss_scale": jnp.float32(scale),
             "skipped": new.skipped,
+            **seen,
         }
         named = {name: term.mean for name, term in {**terms, **aux}.items()}
         if twice := sorted(metrics.keys() & named.keys()):
@@ -123,7 +127,7 @@ def make_train_step(
     return step
 
 
-def _total(terms: Terms, weights: dict[str, jax.Array]) -> jax.Array:
+def weighted_total(terms: Terms, weights: dict[str, jax.Array]) -> jax.Array:
     """The loss: each term over its global weight. A term with no weight at all counts zero, not NaN."""
     return sum(
         (t.coefficient * t.sum / jnp.where(weights[name] > 0, weights[name], 1.0) for name, t in terms.items()),
@@ -138,7 +142,7 @@ def _whole(loss: Loss) -> Gradients:
         def objective(params):  # type: ignore[no-untyped-def]
             terms, new, aux = loss(params, model_state, batch, hparams, keys, True)
             weights = {name: jax.lax.stop_gradient(term.weight) for name, term in terms.items()}
-            return _total(terms, weights) * scale, (terms, new, aux)
+            return weighted_total(terms, weights) * scale, (terms, new, aux)
 
         grads, (terms, new, aux) = jax.grad(objective, has_aux=True)(params)
         return grads, terms, new, aux
@@ -170,7 +174,7 @@ def _accumulated(loss: Loss, count: int, policy: Policy) -> Gradients:
 
             def objective(params):  # type: ignore[no-untyped-def]
                 terms, new, aux = loss(params, model_state, rows, hparams, row_keys, True)
-                return _total(terms, weights) * scale, (terms, new, aux)
+                return weighted_total(terms, weights) * scale, (terms, new, aux)
 
             grads, outputs = jax.grad(objective, has_aux=True)(params)
             return jax.tree.map(lambda a, g: a + g.astype(a.dtype), total, grads), outputs

@@ -9,6 +9,7 @@ import hashlib
 import numpy as np
 
 from lepjax.data.source import Rows
+from lepjax.data.tables import Origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class EncodedRecords:
     edges: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
     """The records as a person reads them, where they are at hand."""
+    origin: Origin | None = None
+    """The file and line of each record, where they are known."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -100,7 +100,7 @@ def encode(data: Dataset, tokenizer: Tokenizer, max_length: int) -> EncodedRecor
             flat["label"][words.first] = _tags_kept(data, words.kept)
             flat["label_weight"] = words.first.astype(np.float32)
         texts = tuple(" ".join(tokens) for tokens in columns["tokens"])
-        return EncodedRecords(flat, words.starts, {}, {"tokens": tokenizer.pad}, texts=texts)
+        return EncodedRecords(flat, words.starts, {}, {"tokens": tokenizer.pad}, texts=texts, origin=data.origin)
     pairs = columns.get("text_pair")
     encoded = tokenizer.encode(columns["text"], pairs, max_length)
     flat = {"tokens": encoded.ids} | ({"token_types": encoded.type_ids} if pairs is not None else {})
@@ -110,7 +110,7 @@ def encode(data: Dataset, tokenizer: Tokenizer, max_length: int) -> EncodedRecor
     texts = (
         tuple(columns["text"]) if pairs is None else tuple(map(" | ".join, zip(columns["text"], pairs, strict=True)))
     )
-    return EncodedRecords(flat, encoded.starts, labels, {"tokens": tokenizer.pad}, texts=texts)
+    return EncodedRecords(flat, encoded.starts, labels, {"tokens": tokenizer.pad}, texts=texts, origin=data.origin)
 
 
 def _tags_kept(data: Dataset, kept: np.ndarray) -> np.ndarray:

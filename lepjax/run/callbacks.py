@@ -23,6 +23,10 @@ class Callback:
     def remember(self, memory: Any) -> None:
         """Takes back what `memory` gave."""
 
+    def keeps(self) -> set[int]:
+        """Steps whose checkpoints are still needed."""
+        return set()
+
     def started(self, loop: Loop) -> None:
         """Before the first step of this process."""
 
@@ -31,6 +35,9 @@ class Callback:
 
     def published(self, loop: Loop, step: int, values: Values) -> None:
         """Host values became known: of a training step (one step late) or of an evaluation."""
+
+    def went_back(self, loop: Loop) -> None:
+        """The run stands at `loop.step` again: what was logged and saved since is gone."""
 
     def finished(self, loop: Loop) -> None:
         """After the last step of this process, also when an error ended it."""

@@ -15,7 +15,7 @@ import concurrent.futures
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -74,10 +74,10 @@ class Checkpoints:
         """Compiles what saving computes."""
         jax.block_until_ready(digest.digests(flatten(state)))
 
-    def save(self, step: int, state: State, meta: dict[str, Any], best: int | None = None) -> None:
+    def save(self, step: int, state: State, meta: dict[str, Any], also: Collection[int] = ()) -> None:
         """Copies the state to the host and returns; writing goes on behind. Waits for (and reports) the one before.
 
-        After the commit the newest `keep` steps and `best` remain. A state that is not finite is refused.
+        After the commit the newest `keep` steps and `also` remain. A state that is not finite is refused.
         """
         self.wait()
         folder = self.path / str(step)
@@ -99,10 +99,16 @@ class Checkpoints:
             return
         self.costs.blocked += time.perf_counter() - begun
         self._held = step
-        self._pending = self._pool.submit(self._commit, step, meta, layout(flat), taken, best, begun)
+        self._pending = self._pool.submit(self._commit, step, meta, layout(flat), taken, also, begun)
 
     def _commit(
-        self, step: int, meta: dict[str, Any], leaves: dict[str, Any], taken: Flat, best: int | None, begun: float
+        self,
+        step: int,
+        meta: dict[str, Any],
+        leaves: dict[str, Any],
+        taken: Flat,
+        also: Collection[int],
+        begun: float,
     ) -> None:
         self._orbax.wait_until_finished()
         taken = {name: np.asarray(words) for name, words in taken.items()}
@@ -113,7 +119,7 @@ class Checkpoints:
         files.write_json(folder / "meta.json", {"step": step, **meta})
         told = {name: [*leaves[name], digest.told(words)] for name, words in taken.items()}
         manifest.commit(folder, step, told)
-        keep = {*self.steps()[-self.keep :], best}
+        keep = {*self.steps()[-self.keep :], *also}
         for old in self.steps():
             if old not in keep:
                 manifest.remove(self.path / str(old))
@@ -124,6 +130,13 @@ class Checkpoints:
         """Reports a save that has failed meanwhile; never waits."""
         if self._pending is not None and self._pending.done():
             self.wait()
+
+    def remove_after(self, step: int) -> None:
+        """Removes later steps, the newest first: wherever this is interrupted, the run goes on from one it came by."""
+        self.wait()
+        for later in reversed(self.steps()):
+            if later > step:
+                manifest.remove(self.path / str(later))
 
     def wait(self) -> None:
         """Returns when the last save is committed. Raises `UserError` when it failed and saving is a must."""
@@ -261,5 +274,5 @@ def check_counts(flat: Flat, where: str) -> None:
     """Raises `Damaged` where an optimizer has counted other steps than were taken and not skipped."""
     taken = int(flat["step"]) - int(flat["skipped"])
     for name, leaf in flat.items():
-        if name.startswith("opt_state.") and name.endswith(".count") and int(np.max(leaf)) != taken:
-            raise Damaged(f"leaf {name} is {int(np.max(leaf))}, but {taken} updates were made", where=where)
+        if name.startswith("opt_state.") and name.endswith(".count") and (np.asarray(leaf) != taken).any():
+            raise Damaged(f"leaf {name} is {np.asarray(leaf).max()}, but {taken} updates were made", where=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from lepjax.core.errors import UserError
 from lepjax.experiment import Built
 
 Say = Callable[[str], None]
+Caller = tuple[Any, str, collections.Counter[str]]  # a module, its path, how many unnamed ones of each class it called
 
 
 def debug_step(built: Built, say: Say) -> Any:
@@ -39,13 +41,13 @@ def watch_modules(say: Say) -> Iterator[None]:
     Raises `UserError` naming the first module whose output is not finite.
     """
     patched: list[tuple[type, Any]] = []
-    callers: list[tuple[Any, str]] = []
+    callers: list[Caller] = []
 
     def watched(call: Any) -> Any:
         @functools.wraps(call)
         def run(self: Any, *args: Any, **kwargs: Any) -> Any:
             name = _name(self, callers)
-            callers.append((self, name))
+            callers.append((self, name, collections.Counter()))
             try:
                 out = call(self, *args, **kwargs)
             finally:
@@ -84,10 +86,14 @@ def _module_classes(root: type) -> list[type]:
     return list(dict.fromkeys(found))
 
 
-def _name(module: Any, callers: list[tuple[Any, str]]) -> str:
-    """The path below the calling module; a layer taken from a stack has no attribute and goes by its class."""
+def _name(module: Any, callers: list[Caller]) -> str:
+    """The path below the calling module; a layer taken from a stack has no attribute and goes by its class and its turn."""
+    kind = type(module).__name__
     if not callers:
-        return type(module).__name__
-    parent, path = callers[-1]
-    own = next((name for name, value in vars(parent).items() if value is module), type(module).__name__)
+        return kind
+    parent, path, turns = callers[-1]
+    own = next((name for name, value in vars(parent).items() if value is module), "")
+    if not own:
+        own = f"{kind}[{turns[kind]}]"
+        turns[kind] += 1
     return f"{path}.{own}"

@@ -96,7 +96,10 @@ class RunDirectory:
 
     def check_free(self) -> None:
         """Raises `UserError` where another process trains here. Takes and changes nothing."""
-        with contextlib.suppress(FileNotFoundError), open(self.path / ".lock", encoding="utf-8") as lock:
+        with (
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+            open(self.path / ".lock", encoding="utf-8") as lock,
+        ):
             self._take(lock)
 
     def _take(self, lock: IO[str]) -> None:

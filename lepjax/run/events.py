@@ -35,6 +35,10 @@ class LogMetrics(Callback):
             split, _, metric = name.partition("_")
             self._writer.add_scalar(f"{split}/{metric}", value, step)
 
+    def went_back(self, loop: Loop) -> None:
+        self.finished(loop)  # the file on the disk is another one now
+        self.started(loop)
+
     def finished(self, loop: Loop) -> None:
         if self._file is not None:
             self._file.close()

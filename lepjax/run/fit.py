@@ -70,6 +70,8 @@ class Loop:
     rate: _Rate | None = None
     losses: collections.deque[Any] = dataclasses.field(default_factory=lambda: collections.deque(maxlen=KEPT))
     """Losses of the steps since somebody asked, on the device."""
+    stream: Iterator[tuple[Any, Any]] = iter(())
+    """(host batch, device batch) of the steps to come."""
 
     @property
     def last(self) -> bool:
@@ -98,6 +100,12 @@ class Loop:
         self.losses.clear()
         return sum(values) / len(values) if values else math.nan
 
+    def go_back(self, state: Any, step: int, stream: Iterable[tuple[Any, Any]]) -> None:
+        """Stands after `step` again, whose state this is; what is late of the steps since is forgotten."""
+        self.state, self.step, self.stream = state, step, iter(stream)
+        self.late = None
+        self.losses.clear()
+
     def set_hparam(self, name: str, value: float) -> None:
         """Changes one live hyperparameter: same dtype, same sharding, so nothing recompiles."""
         old = self.state.hparams[name]
@@ -113,18 +121,18 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
     for callback in loop.callbacks:
         callback.started(loop)
     loop.rate = _Rate(loop.clock)
-    stream = iter(batches)
+    loop.stream = iter(batches)
     loop.clock.beat("step", loop.step)
     with contextlib.suppress(Interrupted):  # the state is that of a whole step, and `loop.stop` says why
-        _steps(step, loop, stream)
+        _steps(step, loop)
     loop.flush()
     return loop
 
 
-def _steps(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, stream: Iterator[tuple[Any, Any]]) -> None:
+def _steps(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop) -> None:
     while not loop.last:
         with loop.clock.phase("data wait"):
-            rows, batch = next(stream)
+            rows, batch = next(loop.stream)
         loop.state, metrics = step(loop.state, batch)
         loop.step += 1
         loop.clock.beat(step=loop.step)

@@ -104,6 +104,7 @@ def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
     for process in processes:
         if process.poll() is None:
             process.terminate()
+            process.send_signal(signal.SIGCONT)  # a stopped one hears nothing
     end = time.monotonic() + GRACE
     for process in processes:
         try:

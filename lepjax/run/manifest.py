@@ -38,7 +38,7 @@ def commit(folder: pathlib.Path, step: int, leaves: dict[str, Any]) -> None:
     for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
         files.sync_folder(inner)
     manifest = {"format": FORMAT, "step": step, "files": digests, "leaves": leaves}
-    files.write_json(folder / NAME, {**manifest, "sha256": _own_digest(manifest)})
+    files.write_json(folder / NAME, {**manifest, "sha256": own_digest(manifest)})
     files.sync_folder(folder.parent)
 
 
@@ -48,7 +48,7 @@ def _settle(file: pathlib.Path) -> str:
     return files.digest(file)
 
 
-def _own_digest(manifest: dict[str, Any]) -> str:
+def own_digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -59,7 +59,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
         own = manifest.pop("sha256")
     except (UserError, AttributeError, KeyError, TypeError) as error:
         raise Damaged(f"{NAME} cannot be read", where=str(folder)) from error
-    if own != (found := _own_digest(manifest)):
+    if own != (found := own_digest(manifest)):
         raise Damaged(f"{NAME}: digest {found[:12]}.. expected {str(own)[:12]}..", where=str(folder))
     if str(manifest["step"]) != folder.name:
         raise Damaged(f"{NAME} is that of step {manifest['step']}", where=str(folder))

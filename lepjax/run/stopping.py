@@ -36,6 +36,9 @@ class Best(Callback):
     def remember(self, memory: Any) -> None:
         self.value, self.step = memory["value"], memory["step"]
 
+    def keeps(self) -> set[int]:
+        return {self.step}
+
     def published(self, loop: Loop, step: int, values: Values) -> None:
         if self.monitor in values and improves(values[self.monitor], self.value, self.mode):
             self.value, self.step = values[self.monitor], step
@@ -92,14 +95,31 @@ class ReduceOnPlateau(Callback):
 
 
 class StopDiverged(Callback):
-    """Ends the run when `most` steps in a row were skipped because something was not finite."""
+    """Ends the run when `most` steps in a row were skipped, as far as logged steps tell.
+
+    A logged step decides one step later, as it is read then, also where a checkpoint or an interruption reads it at once:
+    so the run ends with the same step whatever happens on the way. Run again, it has `most` steps more.
+    """
+
+    memory_name = "diverged"
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.step, self.skipped, self.row = 0, 0.0, 0
+        self.step = -1  # the newest logged step
+        self.skipped, self.row = 0.0, 0
+
+    def memory(self) -> Any:
+        return {"step": self.step, "skipped": self.skipped, "row": self.row}
+
+    def remember(self, memory: Any) -> None:
+        self.step, self.skipped, self.row = memory["step"], memory["skipped"], memory["row"]
 
     def started(self, loop: Loop) -> None:
-        self.step, self.skipped = loop.step, float(loop.state.skipped)
+        if self.step < 0:
+            self.step, self.skipped = loop.step, float(loop.state.skipped)
+
+    def stepped(self, loop: Loop) -> None:
+        self._decide(loop)
 
     def published(self, loop: Loop, step: int, values: Values) -> None:
         if "train_skipped" not in values:
@@ -107,8 +127,12 @@ class StopDiverged(Callback):
         taken, skipped = step - self.step, values["train_skipped"] - self.skipped
         self.step, self.skipped = step, values["train_skipped"]
         self.row = self.row + taken if skipped >= taken else 0
-        if self.row >= self.most:
+        self._decide(loop)
+
+    def _decide(self, loop: Loop) -> None:
+        if self.row >= self.most and (loop.step > self.step or loop.step >= loop.total_steps):
             loop.stop = diverged(
-                f"diverged: the last {self.row} steps were not finite and were skipped; "
-                "lower --optimizer.learning-rate or --optimizer.clip-norm"
+                f"diverged: all of the last {self.row} steps were skipped; lower --optimizer.learning-rate or "
+                "--optimizer.clip-norm, or ask `lepjax debug nan` for the cause"
             )
+            self.row = 0

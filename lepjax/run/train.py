@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.console import Console
 from lepjax import experiment as experiments
 from lepjax.core import cost, fields
 from lepjax.core.errors import DONE, UserError
+from lepjax.core.spikes import RewindSpikes
 from lepjax.core.state import State
 from lepjax.data.loader import placed_ahead, read_ahead
 from lepjax.experiment import Built, Experiment
@@ -38,9 +39,12 @@ from lepjax.run.fit import Loop, fit
 from lepjax.run.manifest import Damaged
 from lepjax.run.processes import agree, main_process, meet, on_main, total
 from lepjax.run.progress import ShowEvaluation, ShowProgress
+from lepjax.run.rewinding import History, Rewind
 from lepjax.run.saving import Save
 from lepjax.run.signals import StopOnSignal
 from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly
+
+Stream = Callable[[int, int], Iterator[Any]]  # (step, cursor) -> (host batch, device batch) of the steps after it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +160,12 @@ class _Run:
         best = Best(self.experiment.best, self.experiment.best_mode) if self.experiment.best else None
         part = self.built.batches().part
         shares = 1 if part is None else part.shares
-        saver = Save(self.checkpoints, self.experiment.checkpoint_every, {"plan": self.built.plan.fingerprint}, best)
+        saver = Save(self.checkpoints, self.experiment.checkpoint_every, {"plan": self.built.plan.fingerprint})
         loop = Loop(
             state=state,
             step=start or 0,
             total_steps=self.built.total_steps,
-            callbacks=self._callbacks(evaluator, best, utilisation, saver),
+            callbacks=self._callbacks(evaluator, best, utilisation, stream, saver),
             log_every=self.experiment.log_every,
             count=lambda rows: self.experiment.task.tokens(rows) * shares,
             size=(lambda rows: rows["tokens"].size * shares) if self.built.plan.note else None,
@@ -173,7 +177,7 @@ class _Run:
         training = time.perf_counter()
         apart = self.clock.outside
         try:
-            fit(step, loop, stream)
+            fit(step, loop, stream(loop.step, int(state.cursor)))
             if loop.stop is None or loop.stop.code == DONE:
                 Evaluate(evaluator, 0).evaluate(loop)  # a run interrupted after its last step still owes this
             saver.save(loop)
@@ -188,7 +192,12 @@ class _Run:
         return self._conclude(loop, best, evaluator)
 
     def _callbacks(
-        self, evaluator: Evaluator, best: Best | None, utilisation: cost.Utilisation | None, saver: Save
+        self,
+        evaluator: Evaluator,
+        best: Best | None,
+        utilisation: cost.Utilisation | None,
+        stream: Stream,
+        saver: Save,
     ) -> tuple[Callback, ...]:
         experiment = self.experiment
         main = main_process()
@@ -200,6 +209,7 @@ class _Run:
             StopEarly(experiment.early_stopping) if experiment.early_stopping else None,
             ReduceOnPlateau(experiment.plateau) if experiment.plateau else None,
             StopDiverged(experiment.max_skipped),
+            self._rewind(stream),
             self.signals,
             *self.extra,
             Evaluate(evaluator, self.built.evaluate_every),
@@ -207,6 +217,12 @@ class _Run:
             WatchCompiles(self.say) if main else None,
         ]
         return tuple(callback for callback in chosen if callback is not None)
+
+    def _rewind(self, stream: Stream) -> Rewind | None:
+        rule, every = self.experiment.spikes, self.experiment.checkpoint_every
+        if not isinstance(rule, RewindSpikes):
+            return None
+        return Rewind(rule, History(self.directory, self.checkpoints, every, self._restore, stream), self.say)
 
     def _all_useful(self) -> bool:
         """No padding: then useful tokens are all that is computed."""
@@ -230,11 +246,9 @@ class _Run:
         devices = self.built.placement.mesh.size
         return cost.Utilisation(flops, devices, rate)
 
-    def _compile(self, state: State) -> tuple[Evaluator, Any, Any]:
-        """Everything that will run, compiled before step 0, and the batches from the state's cursor on."""
+    def _compile(self, state: State) -> tuple[Evaluator, Any, Stream]:
+        """Everything that will run, compiled before step 0, and the batches from any cursor on."""
         built = self.built
-        step, cursor = int(state.step), int(state.cursor)
-        batches = built.batches(cursor + built.total_steps - step)
         shapes = planned_shapes(built.source, built.plan.shapes(), built.placement)
         begun = time.perf_counter()
         meet()
@@ -247,11 +261,12 @@ class _Run:
             self.checkpoints.warm(state)
         self.say(f"compiled in {time.perf_counter() - begun:.1f} s ({compiles.told()})")
         shardings = {name: shape.sharding for name, shape in shapes[0].items()}
-        return (
-            evaluator,
-            run_step,
-            placed_ahead(read_ahead(batches, cursor, self.experiment.readers), shardings, part=batches.part),
-        )
+
+        def stream(step: int, cursor: int) -> Iterator[Any]:
+            batches = built.batches(cursor + built.total_steps - step)
+            return placed_ahead(read_ahead(batches, cursor, self.experiment.readers), shardings, part=batches.part)
+
+        return evaluator, run_step, stream
 
     def _restore_or_init(
         self, start: int | None, before: Experiment | None
@@ -261,7 +276,7 @@ class _Run:
         while start is not None and restored is None:
             try:
                 with self.clock.phase("checkpoint"):
-                    restored = self.checkpoints.restore(start, self.built.abstract)
+                    restored = self._restore(start)
             except Damaged as error:
                 on_main(functools.partial(self.checkpoints.set_aside, start, error.found))
                 start = on_main(self.checkpoints.newest_good)
@@ -281,12 +296,13 @@ class _Run:
             self.say(f"changed on resume: {path} {old} -> {new}")
         if changes and main_process():
             _append_line(self.directory.path / "changes.jsonl", {"step": start, "changes": changes})
-        return start, self._with_hparams(state), meta
+        return start, state, meta
 
-    def _with_hparams(self, state: State) -> State:
-        """The experiment's hyperparameters as they are now; what a plateau has lowered stays lowered."""
+    def _restore(self, step: int) -> tuple[State, dict[str, Any]]:
+        """(state, meta) of a checkpoint, with the experiment's hyperparameters; what a plateau has lowered stays lowered."""
+        state, meta = self.checkpoints.restore(step, self.built.abstract)
         fresh = self.experiment.hparams(self.built.total_steps)
-        return experiments.with_hparams(state, {**fresh, "lr_scale": state.hparams["lr_scale"]})
+        return experiments.with_hparams(state, {**fresh, "lr_scale": state.hparams["lr_scale"]}), meta
 
     def _finished_before(self, start: int | None) -> Outcome | None:
         """The result of a run that has nothing left to do, also of one that stopped early."""

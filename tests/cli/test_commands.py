@@ -188,9 +188,9 @@ def test_debug_names_the_module_that_is_not_finite():
     state.params["h"]["mlp"]["c_fc"]["bias"] = bias.at[1, 5].set(jax.numpy.nan)
     rows = built.batches(1)[0]
     said = []
-    with pytest.raises(UserError, match=r"debug: Gpt2Module\.Block\.mlp\.c_fc: \d+ of \d+ outputs are not finite"):
+    with pytest.raises(UserError, match=r"debug: Gpt2Module\.Block\[1\]\.mlp\.c_fc: \d+ of \d+ outputs are not finite"):
         debug_step(built, said.append)(state, rows)
-    assert sum("Block.mlp.c_fc float32" in line for line in said) == 1  # the layer before was told
+    assert sum("Block[0].mlp.c_fc float32" in line for line in said) == 1  # the layer before was told
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):

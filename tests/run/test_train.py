@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -11,12 +10,9 @@ from rich.console import Console
 from lepjax.core.errors import UserError
 from lepjax.core.optimizers import AdamW
 from lepjax.core.serialise import from_json, to_json
-from lepjax.experiment import EarlyStopping, Steps, build, identity
+from lepjax.experiment import EarlyStopping, Steps, identity
 from lepjax.report.html import Report
-from lepjax.run import checkpoint
-from lepjax.run.checkpoint import Checkpoints
-from lepjax.run.manifest import Damaged
-from lepjax.run.named import flatten
+from lepjax.run import manifest
 from lepjax.run.train import train
 from tests.tiny import TinyText, tiny
 
@@ -186,108 +182,6 @@ def test_best_and_last_are_both_kept(tmp_path):
     outcome = go(
         tmp_path, best="dev_loss", best_mode="max", evaluate_every=Steps(1), checkpoint_every=1, length=Steps(8)
     )
-    steps = Checkpoints(outcome.directory.checkpoints).steps()
+    steps = manifest.steps(outcome.directory.checkpoints)
     assert outcome.result["best"]["step"] == 1  # the loss falls, so the first is the highest
     assert steps == [1, 7, 8]
-
-
-# ---- checkpoints ----
-
-
-def skipping(state, steps):
-    """The state after so many steps that were all skipped."""
-    return dataclasses.replace(state, step=state.step + steps, skipped=state.skipped + steps)
-
-
-@pytest.fixture
-def saved(tmp_path):
-    built = build(tiny(precision="float16", ema=0.5, mesh="fsdp=4,tensor=2"))
-    state = built.init()
-    checkpoints = Checkpoints(tmp_path / "checkpoints", say=lambda line: None)
-    meta = {"plan": "p", "memory": {}, "results": {}}
-    checkpoints.save(0, state, meta)
-    checkpoints.save(5, skipping(state, 5), meta)
-    checkpoints.wait()
-    yield built, state, checkpoints
-    checkpoints.close()
-
-
-def test_every_field_survives_on_any_mesh(saved):
-    built, state, checkpoints = saved
-    other = build(tiny(precision="float16", ema=0.5, mesh="data=2,tensor=4"))
-    for target in (built, other):
-        restored, _ = checkpoints.restore(0, target.abstract)
-        ours, theirs = flatten(restored), flatten(state)
-        assert ours.keys() == theirs.keys()
-        for name in ours:
-            assert ours[name].dtype == theirs[name].dtype
-            np.testing.assert_array_equal(np.asarray(ours[name]), np.asarray(theirs[name]), err_msg=name)
-        assert restored.params["wte"]["embedding"].sharding == target.abstract.params["wte"]["embedding"].sharding
-        assert jax.random.key_impl(restored.key) == jax.random.key_impl(state.key)
-
-
-def test_a_flipped_bit_is_found_and_the_older_step_used(saved):
-    built, _, checkpoints = saved
-    victim = max((checkpoints.path / "5" / "params").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
-    with pytest.raises(UserError, match=r"damaged \(.*digest"):
-        checkpoints.restore(5, built.abstract)
-    said = []
-    checkpoints.say = said.append
-    assert checkpoints.newest_good() == 0
-    assert "checkpoint 5" in said[0] and (checkpoints.path / "5.damaged").is_dir()
-
-
-def test_sabotage_without_digests_orbax_restores_the_flipped_bit(saved, monkeypatch):
-    built, state, checkpoints = saved
-    victim = max((checkpoints.path / "5" / "params").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
-    monkeypatch.setattr(checkpoints, "damage", lambda step: None)
-    with pytest.raises(Damaged, match=r"checkpoint 5 of .*leaf (params|ema)\..* differs \(digest \w+, expected \w+\)"):
-        checkpoints.restore(5, built.abstract)
-    monkeypatch.setattr(checkpoint, "check_digests", lambda expected, flat, where: None)
-    restored, theirs = flatten(checkpoints.restore(5, built.abstract)[0]), flatten(state)
-    changed = [name for name in theirs if not np.array_equal(np.asarray(restored[name]), np.asarray(theirs[name]))]
-    assert set(changed) - {"step", "skipped"}
-
-
-@pytest.mark.parametrize("gone", ["manifest.json", "meta.json", "rest"])
-def test_an_uncommitted_or_cut_step_is_not_used(saved, gone):
-    import shutil
-
-    _, _, checkpoints = saved
-    path = checkpoints.path / "5" / gone
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert checkpoints.newest_good() == 0
-
-
-def test_restore_is_strict(saved):
-    _, _, checkpoints = saved
-    base = tiny(precision="float16", ema=0.5)
-    wider = build(dataclasses.replace(base, model=dataclasses.replace(base.model, width=128)))
-    with pytest.raises(UserError, match=r"leaf .* is float32\[.*expected float32\["):
-        checkpoints.restore(0, wider.abstract)
-    without = build(dataclasses.replace(base, ema=None))
-    with pytest.raises(UserError, match="leaf ema.* is not in the experiment"):
-        checkpoints.restore(0, without.abstract)
-    half = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, np.float16, sharding=x.sharding), without.abstract.params
-    )
-    built = build(base)
-    with pytest.raises(UserError, match=r"leaf params.* is float32.*expected float16"):
-        checkpoints.restore(0, dataclasses.replace(built.abstract, params=half))
-
-
-def test_debris_of_a_killed_save_is_replaced(saved):
-    built, state, checkpoints = saved
-    (checkpoints.path / "7").mkdir()
-    (checkpoints.path / "7" / "half").write_text("debris")
-    assert checkpoints.steps() == [0, 5]
-    meta = {"plan": "p", "memory": {}, "results": {}}
-    checkpoints.save(7, dataclasses.replace(state, step=state.step + 7), meta)
-    checkpoints.wait()
-    assert checkpoints.restore(7, built.abstract)[1]["step"] == 7

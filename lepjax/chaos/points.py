@@ -25,7 +25,12 @@ from lepjax.chaos.chain import PATIENCE, Fault, Struck
 from lepjax.chaos.trial import POLL, Subject, Trial, children, committed
 from lepjax.core.errors import UserError
 
-GROUPS = ("fsync,fdatasync", "rename,renameat,renameat2", "mkdir,mkdirat", "unlink,unlinkat,rmdir")
+GROUPS = (
+    "?fsync,?fdatasync",
+    "?rename,?renameat,?renameat2",
+    "?mkdir,?mkdirat",
+    "?unlink,?unlinkat,?rmdir",
+)  # ?: if there is one
 STRACE = ("strace", "-f", "--seccomp-bpf")
 CALLS = ",".join(GROUPS)
 ERRORS = ("ENOSPC", "EIO")
@@ -171,4 +176,4 @@ def _fail(trial: Trial, group: str, error: str, when: int) -> Struck | None:
         trial.kill()
         tracer.wait()
     injected = "(INJECTED)" in output.read_text(errors="replace")
-    return Struck(f"{error} of {group.split(',')[0]}" + ("" if injected else ", which was not called"))
+    return Struck(f"{error} of {group.split(',')[0][1:]}" + ("" if injected else ", which was not called"))

@@ -14,7 +14,7 @@ usage: lepjax chaos EXPERIMENT [--kills N] [--points [N]] [--flips N] [--truncat
   --races N        two commands on one run directory at the same time; default 5
   --disk           disks that are full, too small or read-only (all but a limit on file sizes need root)
   --draw N         another number draws other instants and other bits; default 0
-  --folder FOLDER  where the runs and the report (chaos.txt, chaos.json) go; must be new; default: chaos-<name>
+  --folder FOLDER  where the runs and the report (chaos.txt, chaos.json) go; must be new; default: runs/chaos-<name>
 
 Every fault is judged by the resumed command: its losses are those of an undisturbed run hex for hex, and no committed
 step is lost. A number of 0 leaves a kind out. Exits with 0 when nothing was bad, else with 70. Needs Linux.
@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
     place, rest = _open.option(rest, "--folder", "")
     loaded = _load.from_file(target, rest)
     experiment = _overrides.apply(loaded.experiment, loaded.rest, target, command="chaos", own=loaded.own)
-    folder = pathlib.Path(place or f"chaos-{loaded.name}")
+    folder = pathlib.Path(place or f"runs/chaos-{loaded.name}")
     if folder.exists() and any(folder.iterdir()):
         raise UserError("is not empty", where=str(folder), fix="Pass another --folder.")
     report = Trials(experiment, Subject(target, tuple(rest)), Plan(**counts), folder).run()

@@ -242,13 +242,10 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     check_vocabulary(experiment, splits)
     check_labels(experiment, splits)
     task = experiment.task.on(splits)
-    records, rows = len(splits.train), experiment.data.batch_size
-    if passes is None:
-        passes = experiment.length.in_steps(records / rows, records) * rows / records
-    work = Work(passes, experiment.model.flops_per_token)
-    source, plan = experiment.data.training(splits.train, experiment.seed, work)
-    total_steps = experiment.length.in_steps(plan.steps_per_epoch, plan.records)
-    rows = -(-(experiment.evaluation_batch_size or rows) // placement.batch_ways) * placement.batch_ways
+    order = planned(experiment, splits, passes)
+    work, total_steps = order.work, order.total_steps
+    rows = experiment.evaluation_batch_size or experiment.data.batch_size
+    rows = -(-rows // placement.batch_ways) * placement.batch_ways
     scored = {**splits.evaluation, **splits.final}
     scoring = {name: experiment.data.scoring(source, rows, work) for name, source in scored.items()}
     parts = compose(experiment, placement, precision, model, task, total_steps)
@@ -263,8 +260,8 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         policy=precision,
         placement=placement,
         splits=splits,
-        source=source,
-        plan=plan,
+        source=order.source,
+        plan=order.plan,
         scoring=scoring,
         work=work,
         total_steps=total_steps,
@@ -275,6 +272,27 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         abstract=parts.abstract,
         shardings=parts.shardings,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """Which records make which batch."""
+
+    source: Source
+    """The training source as the plan reads it."""
+    plan: Indexed
+    work: Work
+    total_steps: int
+
+
+def planned(experiment: Experiment, splits: Splits, passes: float | None = None) -> Planned:
+    """The order of the training data, which neither devices nor weights determine. `passes` as in `build`."""
+    records, rows = len(splits.train), experiment.data.batch_size
+    if passes is None:
+        passes = experiment.length.in_steps(records / rows, records) * rows / records
+    work = Work(passes, experiment.model.flops_per_token)
+    source, plan = experiment.data.training(splits.train, experiment.seed, work)
+    return Planned(source, plan, work, experiment.length.in_steps(plan.steps_per_epoch, plan.records))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,11 +342,8 @@ def with_hparams(state: State, hparams: dict[str, float]) -> State:
 
 def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
     """Raises `UserError` for a batch that cannot be cut evenly over a mesh of these sizes and into microbatches."""
+    check_rows(experiment)
     rows, ways = experiment.data.batch_size, math.prod(sizes[axis] for axis in sharding.Rules().batch)
-    if experiment.accumulate < 1 or rows < 1:
-        raise UserError(
-            f"batch size {rows}, accumulate {experiment.accumulate}", where="experiment", fix="Use at least 1."
-        )
     if rows % (ways * experiment.accumulate):
         raise UserError(
             f"batch size {rows} does not divide over {ways} devices x {experiment.accumulate} microbatches",
@@ -336,6 +351,13 @@ def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
             fix=f"Use a multiple of {ways * experiment.accumulate}, such as --data.batch-size "
             f"{-(-rows // (ways * experiment.accumulate)) * ways * experiment.accumulate}.",
         )
+
+
+def check_rows(experiment: Experiment) -> None:
+    """Raises `UserError` for a batch without rows."""
+    rows, accumulate = experiment.data.batch_size, experiment.accumulate
+    if accumulate < 1 or rows < 1:
+        raise UserError(f"batch size {rows}, accumulate {accumulate}", where="experiment", fix="Use at least 1.")
 
 
 def check_all_take_part(mesh: str, sizes: dict[str, int], devices: list[jax.Device]) -> None:

@@ -178,7 +178,7 @@ def say(values: dict[str, Any]) -> None:
 
 def read(file: pathlib.Path) -> tuple[list[Batch], dict[str, np.ndarray]]:
     """(batches, initial weights)"""
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         weights = {name: arrays[name] for name in arrays.files}
     tokens, targets = (torch.from_numpy(weights.pop(name)) for name in ("tokens", "targets"))
     return list(zip(tokens, targets, strict=True)), weights

@@ -39,13 +39,15 @@ from lepjax.data.stdlib import StandardLibrary
 from lepjax.experiment import Built, Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
 from lepjax.run.callbacks import Callback
+from lepjax.run.clock import Clock
 from lepjax.run.compiled import batch_shapes, compile_step
 from lepjax.run.directory import RunDirectory
 from lepjax.run.events import LogMetrics
 from lepjax.run.fit import Loop, early, fit
 from lepjax.run.memory import keep_freed_memory
 from lepjax.run.progress import ShowProgress
-from lepjax.run.stopping import StopDiverged, StopOnSignal
+from lepjax.run.signals import StopOnSignal
+from lepjax.run.stopping import StopDiverged
 from lepjax.tasks.language_modeling import LanguageModeling
 
 LOADED = 16  # batches that the bare loop finds on the device
@@ -202,7 +204,7 @@ def compare_loops(built: Built, blocks: int, steps: int) -> Paired:
             state=built.init(),
             step=0,
             total_steps=len(host),
-            callbacks=(LogMetrics(directory), progress, StopDiverged(20), StopOnSignal(), ours),
+            callbacks=(LogMetrics(directory), progress, StopDiverged(20), StopOnSignal(Clock()), ours),
             log_every=built.experiment.log_every,
             count=built.experiment.task.tokens,
         )

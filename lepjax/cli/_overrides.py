@@ -11,6 +11,7 @@ from typing import Any
 
 import tyro
 
+from lepjax.cli import _choices
 from lepjax.core.errors import UserError, nearest
 from lepjax.experiment import Epochs, Examples, Experiment, Length, Steps
 
@@ -32,6 +33,7 @@ def apply(
     length, rest = _length(arguments)
     if length is not None:
         experiment = dataclasses.replace(experiment, length=length)
+    experiment, rest = _choices.choose(experiment, rest)
     heard = io.StringIO()
     try:
         with contextlib.redirect_stderr(heard):
@@ -49,7 +51,7 @@ def apply(
         raise UserError(_first_line(heard.getvalue()), where=target, fix="See --help.") from None
     if unknown:
         name = unknown[0].split("=")[0]
-        known = [*flags(experiment), *SHORTHANDS, *re.findall(r"--[\w-]+", own)]
+        known = [*flags(experiment), *_choices.flags(experiment), *SHORTHANDS, *re.findall(r"--[\w-]+", own)]
         raise UserError(f"no field {name}", where=target, fix=nearest(name, known))
     return made
 

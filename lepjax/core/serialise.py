@@ -27,14 +27,16 @@ def from_json(data: Any, where: str = "experiment.json") -> Any:
         return tuple(from_json(item, where) for item in data)
     if not isinstance(data, dict):
         return data
-    if "float" in data:
+    if data.keys() == {"float"} and data["float"] in ("inf", "-inf"):
         return float(data["float"])
-    module, _, name = str(data.get("class")).partition(":")
+    if data.keys() != {"class", "fields"} or not isinstance(data["fields"], dict):
+        raise UserError(f"{str(data)[:80]} is no recipe", where=where, fix="It was damaged, or written by hand.")
+    module, _, name = str(data["class"]).partition(":")
     try:
         kind: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(
-            f"class {data.get('class')!r} cannot be imported",
+            f"class {data['class']!r} cannot be imported",
             where=where,
             fix="Name the experiment file instead of the run directory.",
         ) from error
@@ -45,4 +47,8 @@ def from_json(data: Any, where: str = "experiment.json") -> Any:
         raise UserError(
             f"{data['class']} has no field {unknown[0]!r}", where=where, fix="It was written by another version."
         )
-    return kind(**{key: from_json(value, where) for key, value in data["fields"].items()})
+    values = {key: from_json(value, where) for key, value in data["fields"].items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UserError(f"{data['class']} cannot be made ({error})", where=where) from error

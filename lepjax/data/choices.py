@@ -15,10 +15,11 @@ from lepjax.core.errors import UserError, nearest
 from lepjax.core.fields import runtime
 from lepjax.data.encoded import EncodedRecords
 from lepjax.data.fetch import Wanted, canonical, fetch
-from lepjax.data.known import KNOWN, Known, strings
+from lepjax.data.known import KNOWN, Known, of_strings
 from lepjax.data.labelled import TextData
-from lepjax.data.source import Rows, Splits
-from lepjax.data.tables import Table
+from lepjax.data.quarantine import REFUSE, Sieve, told
+from lepjax.data.source import Rows, Shown, Splits
+from lepjax.data.tables import Origin, Table
 from lepjax.data.tokenizer import Tokenizer
 
 CONTEXTS = ("context", "ctx", "sent1", "article", "premise", "question")  # the first that there is
@@ -49,16 +50,22 @@ class ChoiceText(TextData):
         for name in names:
             if name not in parts:
                 raise UserError(f"no split {name!r}", where=self.dataset, fix=nearest(name, parts))
-        sources = [encode(Choices.of(parts[name].read()), tokenizer, self.max_length) for name in names]
+        sieve = self.bad_records.sieve()
+        tables = [parts[name].read(sieve) for name in names]
+        sources = [encode(Choices.of(table, sieve), tokenizer, self.max_length) for table in tables]
         if len({source.choices for source in sources}) > 1:
             counts = ", ".join(f"{name} {source.choices}" for name, source in zip(names, sources, strict=True))
             raise UserError(f"choices per record differ: {counts}", where=self.dataset)
-        told = zip(names, sources, strict=True)
+        counted = zip(names, sources, strict=True)
         return Splits(
             train=sources[0],
             evaluation={"dev": sources[1]},
             final={"test": sources[2]} if self.test else {},
-            notes=tuple(f"{n}: {len(s):,} records of {s.choices} choices, {parts[n].said}" for n, s in told),
+            notes=(
+                *(f"{n}: {len(s):,} records of {s.choices} choices, {parts[n].said}" for n, s in counted),
+                *told(sieve.dropped),
+            ),
+            quarantined=sieve.dropped,
             largest_token=tokenizer.size - 1,
         )
 
@@ -70,10 +77,12 @@ class Choices:
     contexts: list[str]
     candidates: list[list[str]]
     labels: list[int]
+    origin: Origin | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The file and line of each record."""
 
     @staticmethod
-    def of(table: Table) -> Choices:
-        """Raises `UserError` naming the columns, or file and line of a record that does not fit."""
+    def of(table: Table, sieve: Sieve = REFUSE) -> Choices:
+        """Raises `UserError` naming the columns. A record that does not fit goes to the sieve."""
         columns, where = table.columns, table.origin
         context = next((name for name in CONTEXTS if name in columns), "")
         listed = next((name for name in LISTS if name in columns), "")
@@ -84,27 +93,34 @@ class Choices:
                 found, where=where.file, fix="Name them context, choices (a list) or ending0, ..., and label."
             )
         names = [] if listed else [name for _, name in numbered]
-        rows = columns[listed] if listed else list(zip(*(columns[name] for name in names), strict=True))
         beginning = next((name for name in BEGINNINGS if name in columns and name != context), "")
-        begins = strings(table, beginning) if beginning else [""] * len(table)
-        candidates, labels = [], []
-        for row, (own, label) in enumerate(zip(rows, columns["label"], strict=True)):
+        table = of_strings(table, (context, *([beginning] if beginning else [])), sieve)
+        columns, where = table.columns, table.origin
+        rows = columns[listed] if listed else list(zip(*(columns[name] for name in names), strict=True))
+        count = next((len(own) for own in rows if isinstance(own, list | tuple)), 0)
+
+        def check(row: int) -> None:
+            own = rows[row]
             if not isinstance(own, list | tuple) or not all(isinstance(text, str) for text in own):
                 raise UserError(f"{listed or ', '.join(names)} holds {own!r}, no list of texts", where=where(row))
-            if len(own) != len(rows[0]) or len(own) < 2:
+            if len(own) != count or len(own) < 2:
                 fix = "Give every record as many, at least two."
-                raise UserError(f"{len(own)} choices, the first record has {len(rows[0])}", where=where(row), fix=fix)
-            candidates.append([f"{begins[row]} {text}".strip() for text in own])
-            labels.append(_number(label, len(own), where(row)))
-        return Choices(strings(table, context), candidates, labels)
+                raise UserError(f"{len(own)} choices, the first record has {count}", where=where(row), fix=fix)
+            _check_number(columns["label"][row], count, where(row))
+
+        table = table.screened(check, sieve)
+        kept = table.columns
+        rows = kept[listed] if listed else list(zip(*(kept[name] for name in names), strict=True))
+        begins = kept[beginning] if beginning else [""] * len(rows)
+        candidates = [[f"{begin} {text}".strip() for text in own] for begin, own in zip(begins, rows, strict=True)]
+        return Choices(kept[context], candidates, [int(label) for label in kept["label"]], table.origin)
 
 
-def _number(label: Any, choices: int, where: str) -> int:
+def _check_number(label: Any, choices: int, where: str) -> None:
     text = "" if isinstance(label, bool) else str(label)
     if not text.isdecimal() or int(text) >= choices:
         fix = "Number the choices from 0."
         raise UserError(f"label {label!r} is none of 0 to {choices - 1}", where=where, fix=fix)
-    return int(text)
 
 
 def encode(data: Choices, tokenizer: Tokenizer, max_length: int) -> ChoiceRecords:
@@ -114,8 +130,8 @@ def encode(data: Choices, tokenizer: Tokenizer, max_length: int) -> ChoiceRecord
     candidates = [text for own in data.candidates for text in own]
     encoded = tokenizer.encode(contexts, candidates, max_length)
     flat = {"tokens": encoded.ids, "token_types": encoded.type_ids}
-    texts = EncodedRecords(flat, encoded.starts, {}, {"tokens": tokenizer.pad})
-    return ChoiceRecords(texts, count, np.array(data.labels, np.int32))
+    texts = EncodedRecords(flat, encoded.starts, {}, {"tokens": tokenizer.pad}, texts=tuple(candidates))
+    return ChoiceRecords(texts, count, np.array(data.labels, np.int32), tuple(data.contexts), data.origin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +143,8 @@ class ChoiceRecords:
     texts: EncodedRecords
     choices: int
     labels: np.ndarray
+    contexts: tuple[str, ...] = ()
+    origin: Origin | None = dataclasses.field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -145,6 +163,11 @@ class ChoiceRecords:
 
     def packed(self, length: int) -> ChoiceRecords:
         raise UserError("multiple choice cannot be packed", where="data.batching", fix="Use Buckets or Fixed.")
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        first = record * self.choices
+        text = " | ".join([self.contexts[record], *self.texts.texts[first : first + self.choices]])
+        return Shown(text, None, self.origin(record) if self.origin is not None else "", self.labels[record])
 
     def rows(self, ids: np.ndarray, epochs: np.ndarray) -> Rows:
         texts = (ids[:, None] * self.choices + np.arange(self.choices)).ravel()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from lepjax.core.errors import UserError
-from lepjax.data.tables import Origin, Table, contents, existing, lines_of, suffix_of
+from lepjax.data.contents import Contents, contents
+from lepjax.data.quarantine import REFUSE, Sieve
+from lepjax.data.tables import Origin, Table, existing, suffix_of
 
 SUFFIXES = (".txt", ".conll", ".bio", ".iob", ".iob2")
 DOCUMENT = "-DOCSTART-"
+Sentence = tuple[int, list[str], list[str]]  # line on which it begins, words, tags
 TAG = re.compile(r"O|[BIESMLU]-\S+")
 
 
@@ -25,15 +28,14 @@ def read_tagged(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
     return read(path).columns
 
 
-def read(path: str | os.PathLike[str]) -> Table:
-    """`read_tagged`, with the line on which each sentence begins."""
-    file = existing(path)
-    lines = lines_of(contents(file))
-    found = _sentences_per_line(file, lines) if suffix_of(file) == ".tsv" else _words_per_line(file, lines)
+def read(path: str | os.PathLike[str], sieve: Sieve = REFUSE) -> Table:
+    """`read_tagged`, with the line on which each sentence begins. Sentences that do not fit go to the sieve."""
+    file = contents(existing(path))
+    found = _sentences_per_line(file, sieve) if suffix_of(file.path) == ".tsv" else _words_per_line(file, sieve)
     if not found:
-        raise UserError("there is no sentence", where=str(file))
+        raise UserError("there is no sentence", where=str(file.path))
     begins, tokens, tags = map(list, zip(*found, strict=True))
-    return Table({"tokens": tokens, "tags": tags}, Origin.single(f"{file} line", begins))
+    return Table({"tokens": tokens, "tags": tags}, Origin.single(f"{file.path} line", begins))
 
 
 def looks_tagged(line: str) -> bool:
@@ -42,39 +44,69 @@ def looks_tagged(line: str) -> bool:
     return len(words.split(" ")) == len(tags.split(" ")) and all(map(TAG.fullmatch, tags.split(" ")))
 
 
-def _sentences_per_line(file: pathlib.Path, lines: list[str]) -> list[tuple[int, list[str], list[str]]]:
-    found = []
-    for number, line in enumerate(lines, 1):
-        where = f"{file} line {number}"
-        columns = line.split("\t")
-        if len(columns) != 2:
-            raise UserError(f"{_columns(len(columns))} instead of words<TAB>tags", where=where)
-        words, tags = (column.strip(" ").split(" ") for column in columns)
-        if len(words) != len(tags):
-            raise UserError(f"{len(words)} words and {len(tags)} tags", where=where, fix="Give each word one tag.")
-        if "" in words or "" in tags:
-            raise UserError("two spaces in a row", where=where, fix="Separate words, and tags, by one space.")
-        found.append((number, words, tags))
+def _sentences_per_line(file: Contents, sieve: Sieve) -> list[Sentence]:
+    found: list[Sentence] = []
+    for number, line in enumerate(file.lines, 1):
+        error = file.damage(number, line)
+        try:
+            if error is not None:
+                raise error
+            found.append((number, *_words_and_tags(line, file.line(number))))
+        except UserError as bad:
+            file.drop(sieve, bad, number, line)
     return found
 
 
-def _words_per_line(file: pathlib.Path, lines: list[str]) -> list[tuple[int, list[str], list[str]]]:
-    found: list[tuple[int, list[str], list[str]]] = []
-    open_sentence = False
-    for number, line in enumerate(lines, 1):
-        columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
-        if line.strip() == "" or columns[0] == DOCUMENT:
-            open_sentence = False
-            continue
-        if len(columns) < 2 or not columns[0] or not columns[-1]:
-            fix = "Write a word and its tag, separated by a space or a tab."
-            raise UserError(f"{_columns(len(columns))}: a word without a tag", where=f"{file} line {number}", fix=fix)
-        if not open_sentence:
-            found.append((number, [], []))
-        open_sentence = True
-        found[-1][1].append(columns[0])
-        found[-1][2].append(columns[-1])
+def _words_and_tags(line: str, where: str) -> tuple[list[str], list[str]]:
+    columns = line.split("\t")
+    if len(columns) != 2:
+        raise UserError(f"{_columns(len(columns))} instead of words<TAB>tags", where=where)
+    words, tags = (column.strip(" ").split(" ") for column in columns)
+    if len(words) != len(tags):
+        raise UserError(f"{len(words)} words and {len(tags)} tags", where=where, fix="Give each word one tag.")
+    if "" in words or "" in tags:
+        raise UserError("two spaces in a row", where=where, fix="Separate words, and tags, by one space.")
+    return words, tags
+
+
+def _words_per_line(file: Contents, sieve: Sieve) -> list[Sentence]:
+    """A sentence with a line that does not fit is bad as a whole."""
+    found: list[Sentence] = []
+    for lines in _blocks(file.lines):
+        tokens: list[str] = []
+        tags: list[str] = []
+        for number, line in lines:
+            error = file.damage(number, line)
+            columns = _split(line)
+            if error is None and (len(columns) < 2 or not columns[0] or not columns[-1]):
+                fix = "Write a word and its tag, separated by a space or a tab."
+                error = UserError(f"{_columns(len(columns))}: a word without a tag", where=file.line(number), fix=fix)
+            if error is not None:
+                file.drop(sieve, error, number, line)
+                break
+            tokens.append(columns[0])
+            tags.append(columns[-1])
+        else:
+            found.append((lines[0][0], tokens, tags))
     return found
+
+
+def _blocks(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
+    """Lines with their numbers, sentence by sentence."""
+    block: list[tuple[int, str]] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() == "" or _split(line)[0] == DOCUMENT:
+            if block:
+                yield block
+            block = []
+        else:
+            block.append((number, line))
+    if block:
+        yield block
+
+
+def _split(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
 
 
 def _columns(count: int) -> str:

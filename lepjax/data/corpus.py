@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import itertools
@@ -14,7 +15,8 @@ from typing import Any
 
 from lepjax.core.errors import UserError, nearest
 from lepjax.data import conll, fetch, tables
-from lepjax.data.known import Known, strings
+from lepjax.data.known import Known, of_strings
+from lepjax.data.quarantine import REFUSE, Sieve
 from lepjax.data.text import read_text
 
 BOUNDARY = "<|endoftext|>"  # such a line ends a document of a plain-text file, as in TinyStories
@@ -26,11 +28,14 @@ Stretch = tuple[str, bool]  # a part of a document, and whether it is the last
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corpus:
-    """The text of one split: `read` yields it from the beginning at each call, in stretches of documents."""
+    """The text of one split: `read` yields it from the beginning at each call, in stretches of documents.
+
+    Table rows that cannot be used go to the sieve.
+    """
 
     where: str
     digest: str
-    read: Callable[[], Iterator[Stretch]]
+    read: Callable[[Sieve], Iterator[Stretch]]
 
 
 def corpora(path: str) -> dict[str, Corpus]:
@@ -73,7 +78,11 @@ def _of_files(files: Sequence[pathlib.Path]) -> Corpus:
         with open(file, "rb") as opened:
             seen.update(f"{tables.suffix_of(file)} {hashlib.file_digest(opened, 'sha256').hexdigest()} ".encode())
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
-    return Corpus(where, seen.hexdigest(), lambda: itertools.chain.from_iterable(map(_stretches, files)))
+    return Corpus(where, seen.hexdigest(), functools.partial(_all_stretches, files))
+
+
+def _all_stretches(files: Sequence[pathlib.Path], sieve: Sieve) -> Iterator[Stretch]:
+    return itertools.chain.from_iterable(_stretches(file, sieve) for file in files)
 
 
 def _fetched(kind: str, name: str) -> dict[str, Corpus]:
@@ -92,27 +101,26 @@ def _fetched(kind: str, name: str) -> dict[str, Corpus]:
 
 
 def _of_table(part: fetch.Part) -> Corpus:
-    table = part.read()
-    texts = _column(table)
+    texts = _column(part.read(REFUSE), REFUSE)
     seen = hashlib.sha256()
     for text in texts:
         data = text.encode()
         seen.update(f"{len(data)} ".encode() + data)
-    return Corpus(part.said, seen.hexdigest(), lambda: itertools.chain.from_iterable(map(_cut, texts)))
+    return Corpus(part.said, seen.hexdigest(), lambda sieve: itertools.chain.from_iterable(map(_cut, texts)))
 
 
-def _column(table: tables.Table) -> list[str]:
+def _column(table: tables.Table, sieve: Sieve) -> list[str]:
     if "text" not in table.columns:
         raise UserError("no column 'text'", where=table.origin.file, fix=nearest("text", table.columns))
-    return strings(table, "text")
+    return of_strings(table, ("text",), sieve).columns["text"]
 
 
-def _stretches(file: pathlib.Path) -> Iterator[Stretch]:
+def _stretches(file: pathlib.Path, sieve: Sieve) -> Iterator[Stretch]:
     suffix = tables.suffix_of(file)
     if suffix == ".parquet":
-        return itertools.chain.from_iterable(map(_cut, _parquet(file)))
+        return itertools.chain.from_iterable(map(_cut, _parquet(file, sieve)))
     if suffix in tables.READERS:
-        return itertools.chain.from_iterable(map(_cut, _column(tables.read(file))))
+        return itertools.chain.from_iterable(map(_cut, _column(tables.read(file, sieve), sieve)))
     return _plain(file)
 
 
@@ -158,7 +166,7 @@ def _plain(file: pathlib.Path) -> Iterator[Stretch]:
         yield "".join(lines), True
 
 
-def _parquet(file: pathlib.Path) -> Iterator[str]:
+def _parquet(file: pathlib.Path, sieve: Sieve) -> Iterator[str]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -170,9 +178,11 @@ def _parquet(file: pathlib.Path) -> Iterator[str]:
         batches = opened.iter_batches(batch_size=1024, columns=["text"])
         texts = itertools.chain.from_iterable(batch.column(0).to_pylist() for batch in batches)
         for row, text in enumerate(texts, 1):
-            if not isinstance(text, str):
-                raise UserError(f"text is {text!r}, no text", where=f"{file} row {row}")
-            yield text
+            if isinstance(text, str):
+                yield text
+            else:
+                where = f"{file} row {row}"
+                sieve.drop(UserError(f"text is {text!r}, no text", where=where), where, repr(text))
     except (pa.ArrowException, OSError, ValueError) as error:
         fix = "Download or copy it again."
         raise UserError(f"is no Parquet file, or damaged ({error})", where=str(file), fix=fix) from error

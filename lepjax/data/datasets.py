@@ -18,6 +18,7 @@ from lepjax.core.errors import UserError, nearest
 from lepjax.data.fetch import SPLITS, Parts, Wanted, canonical, fetch
 from lepjax.data.known import KNOWN, Known, labels_of, normalised
 from lepjax.data.plan import permuted
+from lepjax.data.quarantine import REFUSE, Sieve
 from lepjax.data.tables import NUMBER, Origin, Table
 
 SLICE = re.compile(r"(?P<split>[^\[\]]+)(?P<slice>\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
@@ -76,6 +77,22 @@ class Dataset:
     def head(self, count: int) -> Dataset:
         """The first `count` rows, or all where there are fewer."""
         return self.select(range(min(count, len(self))))
+
+    def usable(self, sieve: Sieve) -> Dataset:
+        """The rows whose labels mean something; the others go to the sieve."""
+        if not {"label", "tags"} & self.columns.keys():
+            return self
+        try:
+            self._check_labels()
+        except UserError:
+            origin = self.origin or Origin.single(f"{self.name} {self.split} row".strip(), range(1, len(self) + 1))
+            placed = dataclasses.replace(self, origin=origin)
+            kept = Table(self.columns, origin).screened(lambda row: placed.select([row])._check_labels(), sieve)
+            return dataclasses.replace(placed, columns=kept.columns, origin=kept.origin)
+        return self
+
+    def _check_labels(self) -> None:
+        self.label_ids() if self.labels or "tags" in self.columns else self.scores()
 
     def where(self, row: int) -> str:
         """`data/sst2/train.tsv line 812`."""
@@ -143,6 +160,7 @@ def load(
     text: tuple[str, ...] = (),
     label: str = "",
     say: Callable[[str], None] = to_stderr,
+    sieve: Sieve = REFUSE,
 ) -> Any:
     """The split, or a list of splits, or all splits as {split: Dataset}.
 
@@ -153,12 +171,13 @@ def load(
     revision   of the hub's repository, instead of the one that is known to fit
     text, label  the columns of one's own table, where they do not have the usual names
     say        told in one line what was used
+    sieve      takes the records that cannot be used
 
     Raises `UserError` naming the file and line, the column, or the folder form where nothing can be reached.
     """
     known = KNOWN.get(name, Known(name))
     parts = fetch(Wanted(known, data_dir, revision), source)
-    reader = _Reader(known, parts, (text,) if isinstance(text, str) else tuple(text), label)
+    reader = _Reader(known, parts, (text,) if isinstance(text, str) else tuple(text), label, sieve)
     asked = [s for s in SPLITS if s in parts] if split is None else [split] if isinstance(split, str) else list(split)
     found = [reader.dataset(one) for one in asked]
     rows = ", ".join(f"{data.split} {len(data):,} rows" for data in found)
@@ -171,8 +190,8 @@ def load(
 class _Reader:
     """Reads the splits of one data set, each once."""
 
-    def __init__(self, known: Known, parts: Parts, text: tuple[str, ...], label: str) -> None:
-        self.known, self.parts, self.text, self.label = known, parts, text, label
+    def __init__(self, known: Known, parts: Parts, text: tuple[str, ...], label: str, sieve: Sieve) -> None:
+        self.known, self.parts, self.text, self.label, self.sieve = known, parts, text, label, sieve
         self.tables: dict[str, Table] = {}
 
     def dataset(self, asked: str) -> Dataset:
@@ -202,9 +221,9 @@ class _Reader:
 
     def table(self, split: str) -> Table:
         if split not in self.tables:
-            table = self.parts[split].read()
+            table = self.parts[split].read(self.sieve)
             given = self.label if self.label in table.columns or not split.startswith("test") else ""
-            table = normalised(table, self.text, given, self.known.labels)
+            table = normalised(table, self.text, given, self.known.labels, self.sieve)
             if self.known.labels is not None and set(table.columns.get("label", ())) in ({"-1"}, {-1.0}):
                 del table.columns["label"]  # so the hub and TFDS write the labels that GLUE's tests keep secret
             self.tables[split] = table

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from lepjax.data.masked import MaskedDocuments
+from lepjax.data.quarantine import Sieve
 from lepjax.data.stdlib import read_library, sides
 
 TESTS = "test"  # CPython's own tests: half of the source, and their docstrings are notes for its developers
@@ -28,7 +29,7 @@ class Docstrings(MaskedDocuments):
     folder: str = ""
     """Where the library lies; empty: the running interpreter's own."""
 
-    def documents(self) -> tuple[Sequence[str], dict[str, Sequence[str]], str]:
+    def documents(self, sieve: Sieve) -> tuple[Sequence[str], dict[str, Sequence[str]], str]:
         folder = pathlib.Path(self.folder or sysconfig.get_paths()["stdlib"])
         packages = read_library(folder)
         train, heldout = (

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from lepjax.core.errors import UserError
 from lepjax.data import datasets, tables
 from lepjax.data.masked import MaskedDocuments
+from lepjax.data.quarantine import REFUSE, Sieve
 from lepjax.data.text import read_text
 
 EMPTY_LINES = re.compile(r"\n\s*\n")
@@ -26,20 +27,20 @@ class MaskedTextFile(MaskedDocuments):
     dev: float = 0.1
     """Share of the lines, at the end, that is kept for evaluation."""
 
-    def documents(self) -> tuple[Sequence[str], dict[str, Sequence[str]], str]:
-        train, dev = split_off(read_documents(self.path), self.dev)
+    def documents(self, sieve: Sieve) -> tuple[Sequence[str], dict[str, Sequence[str]], str]:
+        train, dev = split_off(read_documents(self.path, sieve), self.dev)
         return ["\n".join(lines) for lines in train], {"dev": ["\n".join(lines) for lines in dev]}, self.path
 
 
-def read_documents(path: str) -> Documents:
+def read_documents(path: str, sieve: Sieve = REFUSE) -> Documents:
     """Lines by document: in a plain-text file (also .gz) empty lines separate documents, in a table each row is one.
 
-    Tables (.parquet, .jsonl, .tsv, .csv) need a column `text`; of a folder train.*, or its shards, is read. Raises
-    `UserError` naming file and line.
+    Tables (.parquet, .jsonl, .tsv, .csv) need a column `text`; of a folder train.*, or its shards, is read. Rows that
+    cannot be used go to the sieve. Raises `UserError` naming file and line.
     """
     place = pathlib.Path(os.path.expandvars(path)).expanduser()
     if path and (place.is_dir() or tables.suffix_of(place) in (*tables.READERS, ".parquet")):
-        texts = datasets.load(path, split="train", text=("text",)).columns["text"]
+        texts = datasets.load(path, split="train", text=("text",), sieve=sieve).columns["text"]
     else:
         texts = EMPTY_LINES.split(read_text(path))
     documents = [[line.strip() for line in text.split("\n") if line.strip()] for text in texts]

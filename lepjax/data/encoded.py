@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from lepjax.data.source import Rows
+from lepjax.data.source import Rows, Shown
 from lepjax.data.tables import Origin
 
 
@@ -32,8 +32,8 @@ class EncodedRecords:
     edges: tuple[int, ...] = ()
     texts: tuple[str, ...] = ()
     """The records as a person reads them, where they are at hand."""
-    origin: Origin | None = None
-    """The file and line of each record, where they are known."""
+    origin: Origin | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The file and line of each record."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -73,6 +73,15 @@ class EncodedRecords:
         laid = {name: np.where(mask, array[index], self.pad(name, array)) for name, array in self.flat.items()}
         return {**laid, "mask": mask, **{name: array[ids] for name, array in self.columns.items()}}
 
+    def shown(self, record: int, epoch: int) -> Shown:
+        own = slice(*self.starts[record : record + 2])
+        label = self.columns["label"][record] if "label" in self.columns else None
+        if "first" in self.flat and "label" in self.flat:  # tags, of the first token of each word
+            label = self.flat["label"][own][self.flat["first"][own]]
+        where = self.origin(record) if self.origin is not None else ""
+        text = self.texts[record] if self.texts else ""
+        return Shown(text, None if text else self.flat["tokens"][own], where, label)
+
     def pad(self, name: str, array: np.ndarray) -> np.generic:
         return array.dtype.type(self.pads.get(name, 0))
 
@@ -91,6 +100,9 @@ class PackedRecords:
     @property
     def digest(self) -> str:
         return self.records.digest
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        return self.records.shown(record, epoch)
 
     def __len__(self) -> int:
         return len(self.records)

@@ -14,7 +14,9 @@ from typing import Any
 
 from lepjax.core.errors import UserError, nearest
 from lepjax.data import conll, tables
+from lepjax.data.contents import contents
 from lepjax.data.known import KNOWN, Known
+from lepjax.data.quarantine import Sieve
 from lepjax.data.tables import Origin, Table
 
 SPLITS = ("train", "validation", "validation_mismatched", "test", "test_mismatched")
@@ -40,10 +42,10 @@ class Wanted:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One split: a sentence that says where it comes from, and how to read it."""
+    """One split: a sentence that says where it comes from, and how to read it; bad records go to the sieve."""
 
     said: str
-    read: Callable[[], Table]
+    read: Callable[[Sieve], Table]
 
 
 Parts = dict[str, Part]
@@ -145,16 +147,16 @@ def _parts(found: dict[str, list[pathlib.Path]], known: Known, said: str = "") -
     return {s: Part(told(files), functools.partial(read_files, s, files, known)) for s, files in found.items()}
 
 
-def read_files(split: str, files: list[pathlib.Path], known: Known) -> Table:
+def read_files(split: str, files: list[pathlib.Path], known: Known, sieve: Sieve) -> Table:
     check_complete(split, files)
-    return tables.joined([_read_file(file, known) for file in files])
+    return tables.joined([_read_file(file, known, sieve) for file in files])
 
 
-def _read_file(file: pathlib.Path, known: Known) -> Table:
+def _read_file(file: pathlib.Path, known: Known, sieve: Sieve) -> Table:
     suffix = tables.suffix_of(file)
-    first = tables.contents(file).partition("\n")[0] if suffix == ".tsv" and known.labels is None else ""
+    first = contents(file).text.partition("\n")[0] if suffix == ".tsv" and known.labels is None else ""
     tagged = suffix in conll.SUFFIXES or (suffix == ".tsv" and (known.tagged or conll.looks_tagged(first)))
-    return conll.read(file) if tagged else tables.read(file)
+    return conll.read(file, sieve) if tagged else tables.read(file, sieve)
 
 
 def _expanded(path: str) -> pathlib.Path:
@@ -242,7 +244,7 @@ def prepared_tfds(wanted: Wanted) -> Parts:
     return tfds(wanted, download=False)  # without a network a download tries again for minutes
 
 
-def _records(builder: Any, split: str) -> Table:
+def _records(builder: Any, split: str, sieve: Sieve) -> Table:
     where = f"TFDS {builder.info.full_name} {split} record"
     try:
         source = builder.as_data_source(split=split)

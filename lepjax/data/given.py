@@ -8,6 +8,7 @@ import weakref
 from lepjax.core.errors import UserError
 from lepjax.data.datasets import Dataset
 from lepjax.data.labelled import TextData
+from lepjax.data.quarantine import Sieve
 
 # By digest: what a name here stands for can never change, so this is a cache of values and not a state.
 _GIVEN: weakref.WeakValueDictionary[str, Dataset] = weakref.WeakValueDictionary()
@@ -28,7 +29,7 @@ class GivenText(TextData):
     dev: str = ""
     """Digest of the data to evaluate on; empty: none."""
 
-    def parts(self) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
+    def parts(self, sieve: Sieve) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
         return _recall(self.train), {"dev": _recall(self.dev)} if self.dev else {}, {}
 
 

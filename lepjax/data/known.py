@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lepjax.core.errors import UserError
+from lepjax.data.quarantine import REFUSE, Sieve
 from lepjax.data.tables import NUMBER, Table
 
 GLUE = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
@@ -108,21 +109,23 @@ LABELS = ("label", "labels", "gold_label", "is_duplicate", "Quality", "score")
 TAGS = ("tags", "ner_tags", "ner")
 
 
-def normalised(table: Table, text: tuple[str, ...], label: str, labels: tuple[str, ...] | None) -> Table:
+def normalised(
+    table: Table, text: tuple[str, ...], label: str, labels: tuple[str, ...] | None, sieve: Sieve = REFUSE
+) -> Table:
     """The table with columns `text`, `text_pair`, `label`; or `tokens`, `tags`; or `id`, `question`, `context`,
     `answer_text`, `answer_start` (lists: each question may have several answers).
 
     text, label   the columns to take; where empty, those of the usual names
     labels        names of the tags, where the table holds their numbers
 
-    Raises `UserError` naming the columns where none fits, and the row where a value has the wrong type.
+    Raises `UserError` naming the columns where none fits. A row where a value has the wrong type goes to the sieve.
     """
     if not text and not label:
         for layout in LAYOUTS:
-            found = layout(table, labels or ())
+            found = layout(table, labels or (), sieve)
             if found is not None:
                 return found
-    return _texts(table, text or _usual(table), label)
+    return _texts(table, text or _usual(table), label, sieve)
 
 
 def _usual(table: Table) -> tuple[str, ...]:
@@ -136,25 +139,30 @@ def _usual(table: Table) -> tuple[str, ...]:
     return usual
 
 
-def _texts(table: Table, text: tuple[str, ...], label: str) -> Table:
+def _texts(table: Table, text: tuple[str, ...], label: str, sieve: Sieve) -> Table:
     if len(text) > 2:
         raise UserError(f"{len(text)} columns of text: {', '.join(text)}", where="text", fix="Name one, or two.")
     label = label or next((name for name in LABELS if name in table.columns and name not in text), "")
     for name in (*text, *([label] if label else [])):
         if name not in table.columns:
             raise UserError(f"no column {name!r}", where=table.origin.file, fix=f"It has {', '.join(table.columns)}.")
-    columns = {new: strings(table, old) for new, old in zip(("text", "text_pair"), text, strict=False)}
+    table = of_strings(table, text, sieve)
+    columns = {new: table.columns[old] for new, old in zip(("text", "text_pair"), text, strict=False)}
     if label:
         columns["label"] = [_spelled(value) for value in table.columns[label]]
     return Table(columns, table.origin)
 
 
-def strings(table: Table, name: str) -> list[str]:
-    """A column that must hold strings."""
-    for row, value in enumerate(table.columns[name]):
-        if not isinstance(value, str):
-            raise UserError(f"{name} is {value!r}, no text", where=table.origin(row))
-    return table.columns[name]
+def of_strings(table: Table, names: Sequence[str], sieve: Sieve = REFUSE) -> Table:
+    """The rows whose columns `names` hold strings, as they must."""
+
+    def check(row: int) -> None:
+        for name in names:
+            value = table.columns[name][row]
+            if not isinstance(value, str):
+                raise UserError(f"{name} is {value!r}, no text", where=table.origin(row))
+
+    return table.screened(check, sieve)
 
 
 def _spelled(value: Any) -> Any:
@@ -162,16 +170,20 @@ def _spelled(value: Any) -> Any:
     return value if value is None or isinstance(value, float) else str(value)
 
 
-def _tagged(table: Table, labels: tuple[str, ...]) -> Table | None:
+def _tagged(table: Table, labels: tuple[str, ...], sieve: Sieve) -> Table | None:
     name = next((name for name in TAGS if name in table.columns), None)
     if "tokens" not in table.columns or name is None:
         return None
-    tokens, tags = table.columns["tokens"], table.columns[name]
-    for row, (words, own) in enumerate(zip(tokens, tags, strict=True)):
+
+    def check(row: int) -> None:
+        words, own = table.columns["tokens"][row], table.columns[name][row]
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise UserError("tokens is no list of words", where=table.origin(row))
         if not isinstance(own, list) or len(own) != len(words):
             raise UserError(f"{len(words)} words, and {name} is no list of as many tags", where=table.origin(row))
+
+    table = table.screened(check, sieve)
+    tokens, tags = table.columns["tokens"], table.columns[name]
     named = [[labels[tag] if _is_id(tag, labels) else str(tag) for tag in own] for own in tags]
     return Table({"tokens": tokens, "tags": named}, table.origin)
 
@@ -180,20 +192,28 @@ def _is_id(tag: Any, labels: Sequence[str]) -> bool:
     return isinstance(tag, int) and 0 <= tag < len(labels)
 
 
-def _questions(table: Table, labels: tuple[str, ...]) -> Table | None:
-    columns = table.columns
-    if not {"question", "context"} <= columns.keys() or any(name in columns for name in LABELS):
+def _questions(table: Table, labels: tuple[str, ...], sieve: Sieve) -> Table | None:
+    if not {"question", "context"} <= table.columns.keys() or any(name in table.columns for name in LABELS):
         return None
+    table = of_strings(table, ("question", "context"), sieve)
+    if "answers" in table.columns:
+        answers = table.columns["answers"]
+        table = table.screened(lambda row: _check_answers(answers[row], table.origin(row)), sieve)
+    columns = table.columns
     ids = [str(value) for value in columns.get("id", range(len(table)))]
-    found: dict[str, list[Any]] = {"id": ids, **{name: strings(table, name) for name in ("question", "context")}}
+    found: dict[str, list[Any]] = {"id": ids, **{name: columns[name] for name in ("question", "context")}}
     if "answers" in columns:
         pairs = [_answers(value) for value in columns["answers"]]
         found |= {"answer_text": [texts for texts, _ in pairs], "answer_start": [starts for _, starts in pairs]}
     elif {"answer_text", "answer_start"} <= columns.keys():
         found |= {name: [_listed(value) for value in columns[name]] for name in ("answer_text", "answer_start")}
-    result = Table(found, table.origin)
-    _check_answers(result)
-    return result
+    return _with_answers(Table(found, table.origin), sieve)
+
+
+def _check_answers(value: Any, where: str) -> None:
+    one = isinstance(value, dict)
+    if not one and value is not None and not (isinstance(value, list) and all(isinstance(x, dict) for x in value)):
+        raise UserError(f"answers is {value!r}, neither an object nor a list of objects", where=where)
 
 
 def _answers(value: Any) -> tuple[list[Any], list[Any]]:
@@ -207,13 +227,15 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _check_answers(table: Table) -> None:
+def _with_answers(table: Table, sieve: Sieve) -> Table:
+    """The rows whose answers stand where they say."""
     columns = table.columns
     if "answer_text" not in columns:
-        return
-    rows = zip(columns["context"], columns["answer_text"], columns["answer_start"], strict=True)
-    for row, (context, texts, starts) in enumerate(rows):
-        columns["answer_start"][row] = starts = [_whole(start) for start in starts]
+        return table
+    columns["answer_start"] = [[_whole(start) for start in starts] for starts in columns["answer_start"]]
+
+    def check(row: int) -> None:
+        context, texts, starts = (columns[name][row] for name in ("context", "answer_text", "answer_start"))
         if len(texts) != len(starts):
             raise UserError(f"{len(texts)} answers and {len(starts)} starts", where=table.origin(row))
         for text, start in zip(texts, starts, strict=True):
@@ -222,13 +244,15 @@ def _check_answers(table: Table) -> None:
                 fix = "answer_start counts characters from the start of the context, leading spaces included."
                 raise UserError(f"the answer {text!r} does not stand at {start} of the context", where=where, fix=fix)
 
+    return table.screened(check, sieve)
+
 
 def _whole(start: Any) -> int:
     text = str(start)
     return int(text) if text.isdecimal() else -1
 
 
-def _nested_questions(table: Table, labels: tuple[str, ...]) -> Table | None:
+def _nested_questions(table: Table, labels: tuple[str, ...], sieve: Sieve) -> Table | None:
     """SQuAD's own files: articles of paragraphs of questions."""
     if "paragraphs" not in table.columns:
         return None
@@ -243,10 +267,10 @@ def _nested_questions(table: Table, labels: tuple[str, ...]) -> Table | None:
     if not flat:
         raise UserError("there is no question", where=table.origin(0))
     columns = {name: [one[name] for one in flat] for name in flat[0]}
-    return _questions(Table(columns, table.origin.select(rows)), labels)
+    return _questions(Table(columns, table.origin.select(rows)), labels, sieve)
 
 
-LAYOUTS: tuple[Callable[[Table, tuple[str, ...]], Table | None], ...] = (_tagged, _nested_questions, _questions)
+LAYOUTS: tuple[Callable[[Table, tuple[str, ...], Sieve], Table | None], ...] = (_tagged, _nested_questions, _questions)
 
 
 def labels_of(splits: Sequence[Table]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from lepjax.data import datasets
 from lepjax.data.batching import Batching, Buckets
 from lepjax.data.datasets import Dataset
 from lepjax.data.encoded import EncodedRecords
+from lepjax.data.quarantine import BadRecords, Refuse, Sieve, told
 from lepjax.data.source import Data, Source, Splits, Work
 from lepjax.data.tokenizer import Tokenizer
 
@@ -28,19 +29,27 @@ class TextData(Data):
     """Tokens after which a text is cut off."""
     batching: Batching = Buckets()
     """How texts of unequal length become batches."""
+    bad_records: BadRecords = runtime(Refuse())
+    """What becomes of records that cannot be used: refuse (an error), or skip."""
 
-    def parts(self) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
-        """The training data, what is scored while training, and what is scored once at the end."""
+    def parts(self, sieve: Sieve) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
+        """The training data, what is scored while training, and what is scored once at the end.
+
+        Records that cannot be used go to the sieve.
+        """
         raise TypeError(f"{type(self).__name__} must define parts")
 
     def load(self) -> Splits:
         tokenizer = Tokenizer.load(hub.folder(self.tokenizer))
-        train, evaluation, final = self.parts()
+        sieve = self.bad_records.sieve()
+        train, evaluation, final = self.parts(sieve)
         labels = train.labels
         for other in (*evaluation.values(), *final.values()):
             if other.labels != labels:
                 found = f"labels {', '.join(other.labels)}, those of {train.split} are {', '.join(labels)}"
                 raise UserError(found, where=f"{other.name} {other.split} ({other.source})")
+        train = train.usable(sieve)
+        evaluation, final = ({name: data.usable(sieve) for name, data in some.items()} for some in (evaluation, final))
         encoded = {name: encode(data, tokenizer, self.max_length) for name, data in {**evaluation, **final}.items()}
         everything = {"train": train, **evaluation, **final}
         return Splits(
@@ -48,7 +57,11 @@ class TextData(Data):
             evaluation={name: encoded[name] for name in evaluation},
             final={name: encoded[name] for name in final},
             labels=labels,
-            notes=tuple(f"{name}: {len(data):,} records, {data.source}" for name, data in everything.items()),
+            notes=(
+                *(f"{name}: {len(data):,} records, {data.source}" for name, data in everything.items()),
+                *told(sieve.dropped),
+            ),
+            quarantined=sieve.dropped,
             largest_token=tokenizer.size - 1,
         )
 
@@ -76,9 +89,9 @@ class LabelledText(TextData):
     max_train_examples: int = 0
     """Train on the first so many records only; 0: all."""
 
-    def parts(self) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
+    def parts(self, sieve: Sieve) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
         names = ["train", self.dev, *([self.test] if self.test else [])]
-        train, dev, *test = datasets.load(self.dataset, split=names, data_dir=self.data_dir)
+        train, dev, *test = datasets.load(self.dataset, split=names, data_dir=self.data_dir, sieve=sieve)
         final = {"test": test[0]} if test else {}
         if self.choose_on:
             train, tune = datasets.slice_off(train, self.choose_on, seed=0)

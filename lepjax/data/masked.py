@@ -11,7 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from lepjax.core.errors import UserError
-from lepjax.data.source import Data, Rows, Splits
+from lepjax.core.fields import runtime
+from lepjax.data.quarantine import BadRecords, Refuse, Sieve, told
+from lepjax.data.source import Data, Rows, Shown, Splits
 from lepjax.data.tokenizer import Tokenizer
 from lepjax.data.wordpiece import given_or_trained
 
@@ -122,6 +124,7 @@ class MaskedWindows:
         if not len(tokens):
             raise UserError("there is no text", where=where)
         self.tokens, self.length, self.masking = tokens, length, masking
+        self.tokenizer, self.where = tokenizer, where
         self.cls, self.sep, self.pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
         seen = hashlib.sha256(np.ascontiguousarray(tokens).data)
         seen.update(f"{tokens.dtype} {length} {masking} {self.cls} {self.sep} {self.pad}".encode())
@@ -129,6 +132,11 @@ class MaskedWindows:
 
     def __len__(self) -> int:
         return -(-len(self.tokens) // (self.length - 2))
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        start = record * (self.length - 2)
+        text = self.tokenizer.decode(self.tokens[start : start + self.length - 2])
+        return Shown(text, where=f"{self.where} token {start}")
 
     def rows(self, ids: np.ndarray, epochs: np.ndarray) -> Rows:
         body = self.length - 2
@@ -161,24 +169,31 @@ class MaskedDocuments(Data):
     """Word pieces of a tokenizer that is trained."""
     mask_seed: int = 0
     """Seeds what is hidden."""
+    bad_records: BadRecords = runtime(Refuse())
+    """What becomes of table rows that cannot be used: refuse (an error), or skip."""
 
-    def documents(self) -> tuple[Sequence[str], dict[str, Sequence[str]], str]:
-        """The documents to train on, those to evaluate on by split, and where they come from."""
+    def documents(self, sieve: Sieve) -> tuple[Sequence[str], dict[str, Sequence[str]], str]:
+        """The documents to train on, those to evaluate on by split, and where they come from.
+
+        Records that cannot be used go to the sieve.
+        """
         raise TypeError(f"{type(self).__name__} must define documents")
 
     def load(self) -> Splits:
-        train, evaluation, where = self.documents()
+        sieve = self.bad_records.sieve()
+        train, evaluation, where = self.documents(sieve)
         tokenizer, folder = given_or_trained(self.tokenizer, train, self.vocabulary)
         masking = Masking.of(tokenizer, self.mask_seed, str(folder))
         parts = {"train": train, **evaluation}
         tokens = {name: stream(tokenizer, documents) for name, documents in parts.items()}
-        told = [f"{name}: {len(tokens[name]):,} tokens of {len(parts[name]):,} documents, {where}" for name in parts]
+        counted = [f"{name}: {len(tokens[name]):,} tokens of {len(parts[name]):,} documents, {where}" for name in parts]
         windows = {
             name: MaskedWindows(tokens[name], self.length, masking, tokenizer, f"{where} ({name})") for name in parts
         }
         return Splits(
             train=windows.pop("train"),
             evaluation={**windows},
-            notes=(*told, f"tokenizer: {tokenizer.size:,} tokens, {folder}"),
+            notes=(*counted, f"tokenizer: {tokenizer.size:,} tokens, {folder}", *told(sieve.dropped)),
+            quarantined=sieve.dropped,
             largest_token=tokenizer.size - 1,
         )

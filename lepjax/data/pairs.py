@@ -10,9 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from lepjax.core.errors import UserError
+from lepjax.core.fields import runtime
 from lepjax.data.documents import Documents, read_documents, split_off
 from lepjax.data.masked import Masking, check_enclosed, check_seed, draws
-from lepjax.data.source import Data, Rows, Splits
+from lepjax.data.quarantine import BadRecords, Refuse, told
+from lepjax.data.source import Data, Rows, Shown, Splits
 from lepjax.data.tokenizer import Encoded, Tokenizer
 from lepjax.data.wordpiece import given_or_trained
 
@@ -41,9 +43,12 @@ class SentencePairs(Data):
     """Word pieces of a tokenizer that is trained."""
     mask_seed: int = 0
     """Seeds which sentences are replaced and what is hidden."""
+    bad_records: BadRecords = runtime(Refuse())
+    """What becomes of table rows that cannot be used: refuse (an error), or skip."""
 
     def load(self) -> Splits:
-        train, dev = split_off(read_documents(self.path), self.dev)
+        sieve = self.bad_records.sieve()
+        train, dev = split_off(read_documents(self.path, sieve), self.dev)
         lines = [line for document in train for line in document]
         tokenizer, folder = given_or_trained(self.tokenizer, lines, self.vocabulary)
         masking = Masking.of(tokenizer, self.mask_seed, str(folder)) if self.masked else None
@@ -54,12 +59,13 @@ class SentencePairs(Data):
             return Pairs(documents, self.length, tokenizer, self.mask_seed, masking, f"{self.path} ({name})")
 
         sources = {"train": pairs(train, "train"), "dev": pairs(dev, "dev")}
-        told = (f"{name}: {len(source):,} pairs of lines, {self.path}" for name, source in sources.items())
+        counted = (f"{name}: {len(source):,} pairs of lines, {self.path}" for name, source in sources.items())
         return Splits(
             train=sources["train"],
             evaluation={"dev": sources["dev"]},
             labels=() if self.masked else RELATIONS,
-            notes=(*told, f"tokenizer: {tokenizer.size:,} tokens, {folder}"),
+            notes=(*counted, f"tokenizer: {tokenizer.size:,} tokens, {folder}", *told(sieve.dropped)),
+            quarantined=sieve.dropped,
             largest_token=tokenizer.size - 1,
         )
 
@@ -79,7 +85,7 @@ class Pairs:
             raise UserError(f"pairs of {length} tokens", where="data.length", fix="Use at least 5.")
         self.written = [line for lines in documents for line in lines]
         self.lines: Encoded = tokenizer.encode(self.written, max_length=length)
-        self.length, self.seed, self.masking = length, seed, masking
+        self.length, self.seed, self.masking, self.where = length, seed, masking, where
         self.cls, self.sep, self.pad = tokenizer.cls, tokenizer.sep, tokenizer.pad
         self.firsts, self.low, self.high = _neighbours([len(lines) for lines in documents])
         if not len(self.firsts) or ((self.high - self.low) >= len(self.lines)).any():
@@ -117,6 +123,11 @@ class Pairs:
         other += np.where(other >= low, high - low, 0)  # steps over the lines that are no random choice
         relation = (coin >> 63).astype(np.int32)
         return relation, np.where(relation, other, self.firsts[ids] + 1)
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        (relation,), (second,) = self.drawn(np.array([record]), np.array([epoch]))
+        text = f"{self.written[self.firsts[record]]} | {self.written[second]}"
+        return Shown(text, where=f"{self.where} line {self.firsts[record] + 1}", label=RELATIONS[relation])
 
     def rows(self, ids: np.ndarray, epochs: np.ndarray) -> Rows:
         relation, second = self.drawn(ids, epochs)

@@ -11,7 +11,8 @@ from lepjax.core.errors import UserError
 from lepjax.data.datasets import Dataset
 from lepjax.data.encoded import EncodedRecords, PackedRecords
 from lepjax.data.labelled import LabelledText
-from lepjax.data.source import Splits
+from lepjax.data.quarantine import told
+from lepjax.data.source import Shown, Splits
 from lepjax.data.tokenizer import EncodedWindows, Tokenizer
 
 
@@ -32,7 +33,8 @@ class QuestionText(LabelledText):
 
     def load(self) -> Splits:
         tokenizer = Tokenizer.load(hub.folder(self.tokenizer))
-        train, evaluation, final = self.parts()
+        sieve = self.bad_records.sieve()
+        train, evaluation, final = self.parts(sieve)
         parts = {"train": train, **evaluation, **final}
         sources = {name: self.windows(data, tokenizer) for name, data in parts.items()}
         notes = (f"{name}: {len(parts[name]):,} questions in {len(sources[name]):,} windows" for name in parts)
@@ -40,7 +42,11 @@ class QuestionText(LabelledText):
             train=sources["train"],
             evaluation={name: sources[name] for name in evaluation},
             final={name: sources[name] for name in final},
-            notes=tuple(f"{note}, {data.source}" for note, data in zip(notes, parts.values(), strict=True)),
+            notes=(
+                *(f"{note}, {data.source}" for note, data in zip(notes, parts.values(), strict=True)),
+                *told(sieve.dropped),
+            ),
+            quarantined=sieve.dropped,
             largest_token=tokenizer.size - 1,
         )
 
@@ -74,6 +80,12 @@ class EncodedQuestions(EncodedRecords):
     example: np.ndarray
     offsets: np.ndarray
     data: Dataset
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        row = int(self.example[record])
+        answers = self.data.columns["answer_text"][row]
+        held = "no answer in this window" if not self.columns["end"][record] else answers[0]
+        return Shown(self.data.columns["question"][row], None, self.data.where(row), held)
 
     def packed(self, length: int) -> PackedRecords:
         raise UserError("windows of passages cannot be packed", where="data.batching", fix="Use Buckets or Fixed.")

@@ -9,16 +9,30 @@ from typing import Any, Protocol
 import numpy as np
 
 from lepjax.data.plan import EvaluationPlan, Indexed, Plan
+from lepjax.data.quarantine import Quarantined
 from lepjax.data.vocabulary import Vocabulary
 
 Rows = dict[str, np.ndarray]  # arrays with a leading row axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A record as a person wants to see it."""
+
+    text: str = ""
+    tokens: np.ndarray | None = None
+    """int[n], where there is no text; the vocabulary of the splits decodes them."""
+    where: str = ""
+    """`data/train.tsv line 812`; empty: not known."""
+    label: Any = None
+    """Class ids (of tags: an array), numbers or words; None: there is none."""
 
 
 class Source(Protocol):
     """Random access to records. The order of records and their epochs are the plan's business, not the source's.
 
     A source whose rows do not depend on what else is in the batch may say `rowwise = True`: then each of several processes
-    reads its own rows only.
+    reads its own rows only. One that knows more of its records than their rows may define `shown(record, epoch) -> Shown`.
     """
 
     @property
@@ -54,6 +68,8 @@ class Splits:
     """Names of the classes or tags, in the order of their ids."""
     notes: tuple[str, ...] = ()
     """What a person should know of the data: where it came from, what was cut."""
+    quarantined: tuple[Quarantined, ...] = ()
+    """Records that could not be used and were set aside."""
     vocabulary: Vocabulary | None = None
     largest_token: int = -1
     """The largest token id, where there is no vocabulary to tell; -1: not known."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from lepjax.core.errors import UserError
-from lepjax.data.text import read_text
+from lepjax.data.contents import Contents, contents
+from lepjax.data.quarantine import REFUSE, Sieve
 
+Record = tuple[int, str, list[str]]  # line on which a row begins, the row as it stands there, its cells
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # JSON can spell half a character, which no UTF-8 text can hold
 
@@ -56,6 +57,24 @@ class Table:
     def __len__(self) -> int:
         return len(self.origin.at)
 
+    def screened(self, check: Callable[[int], None], sieve: Sieve) -> Table:
+        """The rows for which `check` raises no `UserError`; the others go to the sieve."""
+        bad: set[int] = set()
+        for row in range(len(self)):
+            try:
+                check(row)
+            except UserError as error:
+                written = {name: column[row] for name, column in self.columns.items()}
+                sieve.drop(error, self.origin(row), json.dumps(written, ensure_ascii=False, default=str))
+                bad.add(row)
+        if not bad:
+            return self
+        if len(bad) == len(self):
+            raise UserError("no row is left", where=self.origin.file)
+        rows = [row for row in range(len(self)) if row not in bad]
+        columns = {name: [column[row] for row in rows] for name, column in self.columns.items()}
+        return Table(columns, self.origin.select(rows))
+
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
     """{column: values} of a .tsv, .csv, .jsonl, .json (each also .gz) or .parquet file.
@@ -66,8 +85,8 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, list[Any]]:
     return read(path).columns
 
 
-def read(path: str | os.PathLike[str]) -> Table:
-    """`read_table`, with the origin of each row."""
+def read(path: str | os.PathLike[str], sieve: Sieve = REFUSE) -> Table:
+    """`read_table`, with the origin of each row. Rows that do not fit go to the sieve."""
     file = existing(path)
     suffix = suffix_of(file)
     if suffix == ".parquet":
@@ -75,7 +94,7 @@ def read(path: str | os.PathLike[str]) -> Table:
     if suffix not in READERS:
         fix = f"Use one of {', '.join([*READERS, '.parquet'])}; all but Parquet may be packed as .gz."
         raise UserError("is no table", where=str(file), fix=fix)
-    return READERS[suffix](file, contents(file))
+    return READERS[suffix](contents(file), sieve)
 
 
 def existing(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -91,49 +110,48 @@ def suffix_of(file: pathlib.Path) -> str:
     return pathlib.Path(file.name.lower().removesuffix(".gz")).suffix
 
 
-def contents(file: pathlib.Path) -> str:
-    """The text of a file. Raises `UserError` for an empty one."""
-    text = read_text(str(file)).removeprefix("\ufeff")  # Excel marks its files as UTF-8
-    if not text.strip():
-        raise UserError("the file is empty", where=str(file))
-    return text
-
-
-def lines_of(text: str) -> list[str]:
-    """The lines without their ends. Only \\n and \\r\\n end a line: a text may hold U+2028 and its like."""
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines] if lines[0].endswith("\r") else lines
-
-
-def _tsv(file: pathlib.Path, text: str) -> Table:
-    first, *lines = lines_of(text)
-    names = _header(file, first.split("\t"))
+def _tsv(file: Contents, sieve: Sieve) -> Table:
     fix = "TSV has no quoting: replace tabs and line breaks inside a text by spaces."
-    rows = [line.split("\t") for line in lines]
-    return _rows(file, names, rows, range(2, len(rows) + 2), fix)
+    lines = file.lines
+    names = _header(file, lines[0], lines[0].split("\t"))
+    rows = ((number, line, line.split("\t")) for number, line in enumerate(lines[1:], 2))
+    return _rows(file, names, rows, fix, sieve)
 
 
-def _csv(file: pathlib.Path, text: str) -> Table:
+def _csv(file: Contents, sieve: Sieve) -> Table:
     csv.field_size_limit(2**31 - 1)  # a document may be longer than csv's 128 KiB
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows, begins = [], [1]
-    try:
-        for row in reader:
-            rows.append(row)
-            begins.append(reader.line_num + 1)
-    except csv.Error as error:
-        raise UserError(
-            f"is no CSV ({error})", where=f"{file} line {begins[-1]}", fix="Quote it as RFC 4180."
-        ) from error
-    names = _header(file, rows[0])
-    return _rows(file, names, rows[1:], begins[1:-1], "Quote texts that hold commas or line breaks.")
+    rows = _csv_rows(file, sieve)
+    _, first, header = next(rows)
+    names = _header(file, first, header)
+    return _rows(file, names, rows, "Quote texts that hold commas or line breaks.", sieve)
 
 
-def _header(file: pathlib.Path, names: list[str]) -> list[str]:
-    where = f"{file} line 1"
+def _csv_rows(file: Contents, sieve: Sieve) -> Iterator[Record]:
+    """After a row that is no CSV the next line is tried: a quote that nobody closes must not swallow the file."""
+    lines = file.physical
+    at = 0
+    while at < len(lines):
+        reader = csv.reader(map(lines.__getitem__, range(at, len(lines))), strict=True)
+        begin = at
+        try:
+            for row in reader:
+                end = at + reader.line_num
+                yield begin + 1, "".join(lines[begin:end]), row
+                begin = end
+            return
+        except csv.Error as error:
+            found = UserError(f"is no CSV ({error})", where=file.line(begin + 1), fix="Quote it as RFC 4180.")
+            if not begin:
+                raise found from error  # without a header there is no table
+            file.drop(sieve, found, begin + 1, lines[begin])
+        at = begin + 1
+
+
+def _header(file: Contents, line: str, names: list[str]) -> list[str]:
+    where = file.line(1)
     fix = "The first line names the columns."
+    if error := file.damage(1, line):
+        raise error
     for number, name in enumerate(names or [""], 1):
         if not name.strip() or NUMBER.fullmatch(name):
             raise UserError(f"{name!r} in column {number} is no column's name", where=where, fix=fix)
@@ -142,60 +160,98 @@ def _header(file: pathlib.Path, names: list[str]) -> list[str]:
     return names
 
 
-def _rows(file: pathlib.Path, names: list[str], rows: list[list[str]], lines: Sequence[int], fix: str) -> Table:
-    if not rows:
-        raise UserError("there is a header and no row", where=str(file))
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(names):
+def _rows(file: Contents, names: list[str], rows: Iterable[Record], fix: str, sieve: Sieve) -> Table:
+    kept: list[list[str]] = []
+    at: list[int] = []
+    for number, raw, row in rows:
+        error = file.damage(number, raw)
+        if error is None and len(row) != len(names):
             found = f"{len(row)} instead of {len(names)} columns ({', '.join(names)})"
-            raise UserError(found, where=f"{file} line {line}", fix=fix)
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    return Table(columns, Origin.single(f"{file} line", lines))
+            error = UserError(found, where=file.line(number), fix=fix)
+        if error is None:
+            kept.append(row)
+            at.append(number)
+        else:
+            file.drop(sieve, error, number, raw)
+    if not kept:
+        raise UserError("there is a header and no row", where=str(file.path))
+    columns = dict(zip(names, map(list, zip(*kept, strict=True)), strict=True))
+    return Table(columns, Origin.single(f"{file.path} line", at))
 
 
-def _json_lines(file: pathlib.Path, text: str) -> Table:
-    objects = []
-    for number, line in enumerate(lines_of(text), 1):
-        try:
-            objects.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"is no JSON ({error})", where=f"{file} line {number}") from error
-    return _objects(file, objects, "line", text)
+def _json_lines(file: Contents, sieve: Sieve) -> Table:
+    def objects() -> Iterator[tuple[int, str, Any]]:
+        for number, line in enumerate(file.lines, 1):
+            try:
+                if error := file.damage(number, line):
+                    raise error
+                found = _parsed(line, file.line(number))
+            except UserError as bad:
+                file.drop(sieve, bad, number, line)
+            else:
+                yield number, line, found
+
+    return _objects(file, objects(), "line", sieve)
 
 
-def _json(file: pathlib.Path, text: str) -> Table:
+def _parsed(line: str, where: str) -> Any:
     try:
-        found = json.loads(text)
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"is no JSON ({error})", where=where) from error
+
+
+def _json(file: Contents, sieve: Sieve) -> Table:
+    try:
+        found = json.loads(file.text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # many a .json file holds JSON lines
-            return _json_lines(file, text)
-        raise UserError(f"is no JSON ({error.msg})", where=f"{file} line {error.lineno}") from error
+            return _json_lines(file, sieve)
+        raise UserError(f"is no JSON ({error.msg})", where=file.line(error.lineno)) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"is no JSON ({error})", where=str(file)) from error
+        raise UserError(f"is no JSON ({error})", where=str(file.path)) from error
+    if damage := file.first_damage():
+        raise damage
     rows = found.get("data") if isinstance(found, dict) else found  # as SQuAD has it
     if not isinstance(rows, list):
-        raise UserError("neither a list of objects nor an object with such a list as 'data'", where=str(file))
-    return _objects(file, rows, "row", text)
+        raise UserError("neither a list of objects nor an object with such a list as 'data'", where=str(file.path))
+    return _objects(file, ((number, "", row) for number, row in enumerate(rows, 1)), "row", sieve)
 
 
-def _objects(file: pathlib.Path, objects: list[Any], unit: str, text: str) -> Table:
-    if not objects:
-        raise UserError("there is no row", where=str(file))
-    halves = SURROGATE.search(text) is not None
+def _objects(file: Contents, objects: Iterable[tuple[int, str, Any]], unit: str, sieve: Sieve) -> Table:
+    halves = SURROGATE.search(file.text) is not None
     names: dict[str, None] = {}
-    for number, found in enumerate(objects, 1):
-        where = f"{file} {unit} {number}"
-        if not isinstance(found, dict):
-            raise UserError(f"a JSON {type(found).__name__} instead of an object", where=where)
-        names = names or dict.fromkeys(found)
-        if found.keys() != names.keys():
-            missing, extra = sorted(names.keys() - found.keys()), sorted(found.keys() - names.keys())
-            told = [f"{kind} {', '.join(keys)}" for kind, keys in (("lacks", missing), ("adds", extra)) if keys]
-            raise UserError(f"unlike the first row it {' and '.join(told)}", where=where)
-        if halves and any("\ud800" <= character <= "\udfff" for character in json.dumps(found, ensure_ascii=False)):
-            raise UserError("half a character (a lone surrogate)", where=where)
-    columns = {name: [found[name] for found in objects] for name in names}
-    return Table(columns, Origin.single(f"{file} {unit}", range(1, len(objects) + 1)))
+    kept: list[dict[str, Any]] = []
+    at: list[int] = []
+    for number, raw, found in objects:
+        where = f"{file.path} {unit} {number}"
+        if isinstance(found, dict) and not names:
+            names = dict.fromkeys(found)
+        misfit = _misfit(found, names, halves, where)
+        if misfit is None:
+            kept.append(found)
+            at.append(number)
+        elif unit == "line":
+            file.drop(sieve, misfit, number, raw)
+        else:
+            sieve.drop(misfit, where, json.dumps(found))
+    if not kept:
+        raise UserError("there is no row", where=str(file.path))
+    columns = {name: [found[name] for found in kept] for name in names}
+    return Table(columns, Origin.single(f"{file.path} {unit}", at))
+
+
+def _misfit(found: Any, names: dict[str, None], halves: bool, where: str) -> UserError | None:
+    """Why this is no row with these columns."""
+    if not isinstance(found, dict):
+        return UserError(f"a JSON {type(found).__name__} instead of an object", where=where)
+    if found.keys() != names.keys():
+        missing, extra = sorted(names.keys() - found.keys()), sorted(found.keys() - names.keys())
+        told = [f"{kind} {', '.join(keys)}" for kind, keys in (("lacks", missing), ("adds", extra)) if keys]
+        return UserError(f"unlike the first row it {' and '.join(told)}", where=where)
+    if halves and any("\ud800" <= character <= "\udfff" for character in json.dumps(found, ensure_ascii=False)):
+        return UserError("half a character (a lone surrogate)", where=where)
+    return None
 
 
 def _parquet(file: pathlib.Path) -> Table:
@@ -219,7 +275,7 @@ def _parquet(file: pathlib.Path) -> Table:
     return Table(columns, Origin.single(f"{file} row", range(1, table.num_rows + 1)))
 
 
-READERS: dict[str, Callable[[pathlib.Path, str], Table]] = {
+READERS: dict[str, Callable[[Contents, Sieve], Table]] = {
     ".tsv": _tsv,
     ".csv": _csv,
     ".jsonl": _json_lines,

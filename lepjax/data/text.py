@@ -74,17 +74,23 @@ def _existing(path: str, flag: str) -> pathlib.Path:
 
 def read_text(path: str) -> str:
     file = _existing(path, "data.path")
-    data = file.read_bytes()
+    data = read_bytes(file)
     try:
-        data = gzip.decompress(data) if file.suffix == ".gz" else data
         return data.decode()
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"not a complete gzip file ({error})", where=str(file)) from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(
             f"byte {data[error.start]:#04x} at offset {error.start} is not UTF-8", where=f"{file} line {line}"
         ) from error
+
+
+def read_bytes(file: pathlib.Path) -> bytes:
+    """What a file holds, unpacked where it is a .gz. Raises `UserError` for one that is cut short."""
+    try:
+        return gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        packed = "not a complete gzip file" if file.suffix == ".gz" else "cannot be read"
+        raise UserError(f"{packed} ({error})", where=str(file)) from error
 
 
 def read_tokens(path: str, flag: str) -> np.ndarray:

@@ -20,8 +20,10 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lepjax.core import hub
 from lepjax.core.errors import UserError
 from lepjax.core.fields import runtime
+from lepjax.data import quarantine
 from lepjax.data.corpus import BOUNDARY, STRETCH, Corpus, Stretch, corpora
 from lepjax.data.datasets import to_stderr
+from lepjax.data.quarantine import REFUSE, BadRecords, Quarantined, Refuse, Sieve
 from lepjax.data.source import Data, Splits
 from lepjax.data.tokenizer import Tokenizer
 from lepjax.data.tokenizer_files import FAST
@@ -54,18 +56,21 @@ class TokenizedText(Data):
     """The token between documents; empty: the usual one of the tokenizer."""
     cache: str = runtime("")
     """The folder that keeps the tokens; empty: the user's cache."""
+    bad_records: BadRecords = runtime(Refuse())
+    """What becomes of table rows that cannot be used: refuse (an error), or skip."""
 
     def load(self) -> Splits:
         if not 0.0 < self.dev < 1.0:
             raise UserError(f"{self.dev} is no share", where="data.dev", fix="Use a number between 0 and 1.")
         place = pathlib.Path(os.path.expandvars(self.cache)).expanduser() if self.cache else _user_cache()
         texts = corpora(self.path)
+        sieve = self.bad_records.sieve()
         if self.tokenizer:
             folder = hub.folder(self.tokenizer, patterns=("*.json", "*.txt"))
         else:
-            folder = trained(texts["train"], self.vocabulary, place / "vocabularies")
+            folder = trained(texts["train"], self.vocabulary, place / "vocabularies", self.bad_records.sieve())
         subwords = Subwords.load(folder, self.end)
-        tokens = {name: kept(place / "tokens", corpus, subwords) for name, corpus in texts.items()}
+        tokens = {name: kept(place / "tokens", corpus, subwords, sieve) for name, corpus in texts.items()}
         if "dev" not in tokens:
             cut = round(len(tokens["train"]) * (1.0 - self.dev))
             tokens = {"train": tokens["train"][:cut], "dev": tokens["train"][cut:]}
@@ -76,7 +81,9 @@ class TokenizedText(Data):
             notes=(
                 *(f"{name}: {len(tokens[name]):,} tokens, {where[name]}" for name in tokens),
                 f"tokenizer: {subwords.size:,} tokens, {folder}",
+                *quarantine.told(sieve.dropped),
             ),
+            quarantined=sieve.dropped,
             vocabulary=subwords,
         )
 
@@ -139,7 +146,7 @@ class Subwords:
         return np.fromiter(itertools.chain.from_iterable(parts), self.dtype)
 
 
-def trained(corpus: Corpus, size: int, place: pathlib.Path) -> pathlib.Path:
+def trained(corpus: Corpus, size: int, place: pathlib.Path, sieve: Sieve = REFUSE) -> pathlib.Path:
     """The folder of a byte-level BPE tokenizer of (up to) `size` tokens, trained once on the beginning of the text."""
     if size < 257:
         raise UserError(f"{size} tokens", where="data.vocabulary", fix="Use 257 or more: each byte is one.")
@@ -152,37 +159,41 @@ def trained(corpus: Corpus, size: int, place: pathlib.Path) -> pathlib.Path:
         trainer = trainers.BpeTrainer(
             vocab_size=size, special_tokens=[BOUNDARY], initial_alphabet=alphabet, show_progress=False
         )
-        tokenizer.train_from_iterator(_beginning(corpus), trainer)
+        tokenizer.train_from_iterator(_beginning(corpus, sieve), trainer)
         with _aside(folder / FAST) as aside:
             tokenizer.save(str(aside))
     return folder
 
 
-def _beginning(corpus: Corpus) -> Iterator[str]:
+def _beginning(corpus: Corpus, sieve: Sieve) -> Iterator[str]:
     size = 0
-    for text, _ in corpus.read():
+    for text, _ in corpus.read(sieve):
         yield text
         size += len(text)
         if size > TRAINED_ON:
             return
 
 
-def kept(folder: pathlib.Path, corpus: Corpus, subwords: Subwords) -> np.ndarray:
+def kept(folder: pathlib.Path, corpus: Corpus, subwords: Subwords, sieve: Sieve = REFUSE) -> np.ndarray:
     """uint16 or uint32[tokens], memory-mapped: what is there, or tokenised now. Files are named by what they come from.
 
     `<digest>.json` is written last and tells the digest of `<digest>.bin`: what does not verify is made again, and text
-    that cannot be read leaves no file. Other text has another name, so that nothing good is overwritten.
+    that cannot be read leaves no file. Other text has another name, so that nothing good is overwritten. It also lists the
+    records that were left out, which the sieve is told of at every reading.
     """
     key = _digest(corpus.digest, subwords.tokenizer.digest, subwords.end, FORMAT)
     binary, record = folder / f"{key}.bin", folder / f"{key}.json"
     found = _verified(binary, record)
     if found is not None:
-        return found
+        tokens, left_out = found
+        for bad in left_out:
+            sieve.drop(UserError(bad.reason, where=bad.place), bad.place, bad.raw, bad.offset)
+        return tokens
     if record.exists():
         to_stderr(f"{binary}: is damaged; tokenising {corpus.where} anew")
-    seen, size = hashlib.sha256(), 0
+    seen, size, before = hashlib.sha256(), 0, len(sieve.dropped)
     with _aside(binary) as aside, open(aside, "wb") as file:
-        for ids in subwords.stream(corpus.read()):
+        for ids in subwords.stream(corpus.read(sieve)):
             data = ids.tobytes()
             seen.update(data)
             file.write(data)
@@ -192,19 +203,21 @@ def kept(folder: pathlib.Path, corpus: Corpus, subwords: Subwords) -> np.ndarray
         if not size:
             raise UserError("there is no text", where=corpus.where)
     told = {"tokens": size, "dtype": subwords.dtype.name, "sha256": seen.hexdigest(), "text": corpus.where}
+    told["left_out"] = [dataclasses.asdict(bad) for bad in sieve.dropped[before:]]
     with _aside(record) as aside:
         aside.write_text(json.dumps(told) + "\n", encoding="utf-8")
     return np.memmap(binary, subwords.dtype, mode="r")
 
 
-def _verified(binary: pathlib.Path, record: pathlib.Path) -> np.ndarray | None:
+def _verified(binary: pathlib.Path, record: pathlib.Path) -> tuple[np.ndarray, list[Quarantined]] | None:
     try:
         told = json.loads(record.read_text(encoding="utf-8"))
         tokens = np.memmap(binary, np.dtype(told["dtype"]), mode="r")
+        left_out = [Quarantined(**bad) for bad in told.get("left_out", [])]  # files of before have no such list
     except (OSError, ValueError, KeyError, TypeError):
         return None
     same = len(tokens) == told["tokens"] and hashlib.sha256(tokens.data).hexdigest() == told["sha256"]
-    return tokens if same else None
+    return (tokens, left_out) if same else None
 
 
 @contextlib.contextmanager

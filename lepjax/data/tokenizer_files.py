@@ -61,7 +61,7 @@ def _object(file: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"is no JSON ({error})", where=str(file)) from error
     if not isinstance(found, dict):
         raise UserError("is no JSON object", where=str(file))

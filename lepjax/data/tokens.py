@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from lepjax.core.errors import UserError
-from lepjax.data.source import Rows
+from lepjax.data.source import Rows, Shown
 
 
 class TokenWindows:
@@ -27,7 +27,7 @@ class TokenWindows:
                 where=where,
                 fix="Use more text or shorter windows.",
             )
-        self.tokens, self.length, self.shift = tokens, length, shift
+        self.tokens, self.length, self.shift, self.where = tokens, length, shift, where
         # The leading shift of up to `length` tokens costs the tiling one window.
         self.count = (len(tokens) - 1) // length - 1 if shift else -(-(len(tokens) - 1) // length)
         seen = hashlib.sha256(np.ascontiguousarray(tokens).data)  # through the buffer: a memory map is not copied
@@ -40,16 +40,21 @@ class TokenWindows:
         return self.count
 
     def rows(self, ids: np.ndarray, epochs: np.ndarray) -> Rows:
-        starts = ids * self.length
-        if self.shift:
-            starts = starts + np.array([self._offset(int(e)) for e in epochs], np.int64)
-        positions = starts[:, None] + np.arange(self.length + 1)
+        positions = self._starts(ids, epochs)[:, None] + np.arange(self.length + 1)
         inside = positions < len(self.tokens)
         window = self.tokens[np.minimum(positions, len(self.tokens) - 1)].astype(np.int32)
         rows = {"tokens": window[:, :-1], "targets": window[:, 1:]}
         if not self.shift:
             rows["mask"] = inside[:, 1:].astype(np.float32)
         return rows
+
+    def shown(self, record: int, epoch: int) -> Shown:
+        (start,) = self._starts(np.array([record]), np.array([epoch]))
+        return Shown(tokens=self.tokens[start : start + self.length], where=f"{self.where} token {start}")
+
+    def _starts(self, ids: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        starts = ids * self.length
+        return starts + np.array([self._offset(int(e)) for e in epochs], np.int64) if self.shift else starts
 
     def _offset(self, epoch: int) -> int:
         if epoch == 0:

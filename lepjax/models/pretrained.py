@@ -14,6 +14,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from lepjax.core.errors import UserError
+from lepjax.core.paths import safe_join
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -47,8 +48,10 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError("no such file", where=str(path), fix="Name a folder in the Hugging Face layout.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"is no JSON ({error})", where=str(path)) from error
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if not isinstance(data, dict):
         raise UserError("is no JSON object", where=str(path))
     return data
@@ -83,17 +86,28 @@ class Tensors:
 def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
     index = folder / INDEX
     if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        named = _read_json(index).get("weight_map")
+        if not isinstance(named, dict) or not named:
+            raise UserError("has no weight_map of tensors and files", where=str(index))
+        shards = [safe_join(folder, shard, str(index)) for shard in _distinct(named.values())]
         for shard in shards:
-            if not (folder / shard).is_file():
-                raise UserError("a shard is missing", where=str(folder / shard), fix=f"{index.name} names it.")
-        return [folder / shard for shard in shards]
+            if not shard.is_file():
+                raise UserError("a shard is missing", where=str(shard), fix=f"{index.name} names it.")
+        return sorted(shards)
     path = folder / WEIGHTS
     if path.is_file():
         return [path]
     others = sorted(p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack"))
     found = f"no {WEIGHTS}" + (f", only {others[0]}, which would have to be unpickled" if others else "")
     raise UserError(found, where=str(folder), fix="Save the model as safetensors.")
+
+
+def _distinct(names: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []  # whatever the JSON holds, such as lists, which have no hash
+    for name in names:
+        if name not in found:
+            found.append(name)
+    return found
 
 
 def _opened(path: pathlib.Path) -> Any:

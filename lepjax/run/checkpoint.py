@@ -152,7 +152,7 @@ class Checkpoints:
         """Older steps are as they were: what this save left goes, so that a full disk does not stay full."""
         self._held = None
         if main_process():
-            manifest.clear_debris(self.path)
+            _clear_until_quiet(self.path)
         told = error if isinstance(error, UserError) else disk.unwritable(self.path, self.costs.bytes, error)
         if self.must:
             raise told from error
@@ -235,6 +235,14 @@ class Checkpoints:
         flat = {name: x for item in items for name, x in restored[item].items()}
         check_digests({name: leaf[2] for name, leaf in saved.items()}, flat, where)
         return flat
+
+
+def _clear_until_quiet(path: pathlib.Path, seconds: float = 2.0) -> None:
+    """Of a failed save, Orbax's other writers may still be at work and put back what is removed."""
+    end, quiet = time.monotonic() + seconds, 0
+    while quiet < 4 and time.monotonic() < end:
+        quiet = 0 if manifest.clear_debris(path) else quiet + 1
+        time.sleep(0.05)
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:

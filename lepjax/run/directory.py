@@ -2,7 +2,8 @@
 
 experiment.json  class names and fields; rebuilds the experiment without the script
 plan.json        what the plan's shapes were chosen for when the run began
-manifest.json    versions, devices, flags, plan fingerprint of the latest start
+manifest.json    versions, devices, flags, plan fingerprint and sources of the latest start
+quarantine.jsonl the records of the data that could not be used and were skipped, where there are any
 metrics.jsonl    one line per logged step or evaluation, and TensorBoard events beside it
 heartbeat-<rank>.json  what each process is doing, rewritten at every step; see run.clock
 checkpoints/     see run.checkpoint
@@ -21,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from typing import IO, Any
 
@@ -30,6 +32,7 @@ from lepjax import experiment as experiments
 from lepjax.core import fields
 from lepjax.core.errors import UserError
 from lepjax.core.serialise import from_json, to_json
+from lepjax.data.quarantine import Quarantined
 from lepjax.experiment import Experiment
 from lepjax.run import files
 
@@ -76,6 +79,11 @@ class RunDirectory:
     def keep_passes(self, passes: float) -> None:
         if self.passes() is None:
             files.write_json(self.path / "plan.json", {"passes": passes})
+
+    def keep_quarantine(self, records: Sequence[Quarantined]) -> None:
+        if records:
+            lines = "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
+            files.write_text(self.path / "quarantine.jsonl", lines)
 
     def claim(self, experiment: Experiment) -> None:
         """Makes the directory this process's and this experiment's, or raises `UserError` and changes nothing."""
@@ -140,7 +148,7 @@ class RunDirectory:
             self._lock.close()
             self._lock = None
 
-    def write_manifest(self, fingerprint: str, mesh: dict[str, int]) -> None:
+    def write_manifest(self, fingerprint: str, mesh: dict[str, int], sources: dict[str, Any]) -> None:
         files.write_json(
             self.path / "manifest.json",
             {
@@ -156,6 +164,7 @@ class RunDirectory:
                 "mesh": mesh,
                 "flags": {k: v for k, v in os.environ.items() if k.startswith(("JAX_", "XLA_", "LIBTPU_"))},
                 "plan": fingerprint,
+                "sources": sources,
             },
         )
 

@@ -29,7 +29,7 @@ def write_json(path: pathlib.Path, data: Any) -> None:
 def read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot be read ({error})", where=str(path)) from error
 
 

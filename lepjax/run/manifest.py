@@ -15,6 +15,7 @@ import shutil
 from typing import Any
 
 from lepjax.core.errors import UserError
+from lepjax.core.paths import safe_join
 from lepjax.run import files
 
 NAME = "manifest.json"
@@ -78,7 +79,7 @@ def damage(folder: pathlib.Path) -> str | None:
     except Damaged as error:
         return error.found
     for name, digest in expected.items():
-        file = folder / name
+        file = safe_join(folder, name, str(folder / NAME))
         found = files.digest(file) if file.is_file() else "missing"
         if found != digest:
             return f"{name}: digest {found[:12]}.. expected {digest[:12]}.."
@@ -101,9 +102,15 @@ def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
     return to
 
 
-def clear_debris(path: pathlib.Path) -> None:
-    """Removes what saves left that never came to an end: folders of steps without a manifest, and Orbax's temporary ones."""
+def clear_debris(path: pathlib.Path) -> int:
+    """Removes what saves left that never came to an end: folders of steps without a manifest, and Orbax's temporary ones.
+
+    Returns how many there were.
+    """
+    removed = 0
     for entry in path.iterdir() if path.is_dir() else ():
         unfinished = entry.name.isdigit() and not (entry / NAME).exists()
         if entry.is_dir() and (unfinished or ".orbax-checkpoint-tmp" in entry.name):
             shutil.rmtree(entry, ignore_errors=True)
+            removed += 1
+    return removed

@@ -19,9 +19,9 @@ from lepjax.data.source import Rows
 from lepjax.experiment import Built
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.compiled import compile_step, planned_shapes
+from lepjax.run.cursor import Jumps, cursor_after, read_jumps
 from lepjax.run.debug import Say
 from lepjax.run.directory import RunDirectory
-from lepjax.run.rewinding import Jumps, cursor_after, read_jumps
 
 
 @dataclasses.dataclass(frozen=True)

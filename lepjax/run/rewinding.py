@@ -6,9 +6,7 @@ run that is killed anywhere, also while it goes back, comes by the same decision
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,24 +18,10 @@ from lepjax.core.state import State
 from lepjax.run import files
 from lepjax.run.callbacks import Callback, Values, give_memory
 from lepjax.run.checkpoint import Checkpoints
+from lepjax.run.cursor import SKIPPED, Jumps, cursor_after, read_jumps
 from lepjax.run.directory import RunDirectory
 from lepjax.run.fit import Loop, diverged
 from lepjax.run.processes import main_process, on_main
-
-SKIPPED = "skipped_ranges.json"
-Jumps = list[tuple[int, int]]  # (step, cursor), ascending: from this step on, batch = cursor + (t - step)
-
-
-def cursor_after(jumps: Jumps, step: int) -> int:
-    """The next batch of the plan after `step` steps."""
-    at = bisect.bisect_right(jumps, step, key=lambda jump: jump[0])
-    return step if at == 0 else jumps[at - 1][1] + step - jumps[at - 1][0]
-
-
-def read_jumps(run: pathlib.Path) -> Jumps:
-    """Where a run passed over batches; for most runs nowhere."""
-    file = run / SKIPPED
-    return [(step, cursor) for step, cursor in files.read_json(file)] if file.exists() else []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,8 @@ class StopOnSignal(Callback):
         self.meeting = Meeting(self._others_leave)
         self.loop: Loop | None = None
         """The loop while it has steps that may not be saved."""
+        self.taken = 0
+        """Steps of this process: unlike `loop.step`, which may go back, it only grows."""
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> StopOnSignal:
@@ -84,15 +86,16 @@ class StopOnSignal(Callback):
             self.leave("another process was told to stop before the first step: nothing to save")
 
     def _decide(self, loop: Loop) -> None:
-        if self.meeting.passed(loop.step) and loop.stop is None:
+        if self.meeting.passed(self.taken) and loop.stop is None:
             loop.stop = interrupted(f"{self.meeting.reason} at step {loop.step}")
 
     def started(self, loop: Loop) -> None:
         self.loop = loop
-        self.meeting.started(loop.step)
+        self.meeting.started(self.taken)
         self._decide(loop)
 
     def stepped(self, loop: Loop) -> None:
+        self.taken += 1
         self._decide(loop)
 
     def watchdog(self, seconds: float, folder: pathlib.Path) -> contextlib.AbstractContextManager[Any]:

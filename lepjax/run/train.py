@@ -42,6 +42,7 @@ from lepjax.run.progress import ShowEvaluation, ShowProgress
 from lepjax.run.rewinding import History, Rewind
 from lepjax.run.saving import Save
 from lepjax.run.signals import StopOnSignal
+from lepjax.run.sources import sources
 from lepjax.run.stopping import Best, ReduceOnPlateau, StopDiverged, StopEarly
 
 Stream = Callable[[int, int], Iterator[Any]]  # (step, cursor) -> (host batch, device batch) of the steps after it
@@ -98,6 +99,7 @@ def _train(
     agree("data", {"the data's fingerprint": built.plan.fingerprint, "the run directory": str(directory.path)})
     on_main(lambda: directory.claim(experiment))
     on_main(lambda: directory.keep_passes(built.work.epochs))
+    on_main(lambda: directory.keep_quarantine(built.splits.quarantined))
     clock.show_life(directory.life(jax.process_index()))
     if main_process() and LIFE in os.environ:
         clock.show_life(pathlib.Path(os.environ[LIFE]))
@@ -149,7 +151,8 @@ class _Run:
             return done
         on_main(lambda: self.checkpoints.prepare(self.built.abstract, bool(self.experiment.best)))
         if main_process():
-            self.directory.write_manifest(self.built.plan.fingerprint, dict(self.built.placement.mesh.shape))
+            taken = sources(self.experiment, self.built.splits)
+            self.directory.write_manifest(self.built.plan.fingerprint, dict(self.built.placement.mesh.shape), taken)
         show.before_training(self.console, self.experiment, self.built, self.directory.path)
         start, state, meta = self._restore_or_init(start, before)
         on_main(lambda: self.directory.forget_after(start or 0))

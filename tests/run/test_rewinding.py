@@ -11,9 +11,10 @@ from rich.console import Console
 
 from lepjax.core.spikes import RewindSpikes, Spikes
 from lepjax.run.callbacks import Callback, give_memory
+from lepjax.run.cursor import cursor_after, read_jumps
 from lepjax.run.directory import RunDirectory
 from lepjax.run.fit import Loop, fit, interrupted
-from lepjax.run.rewinding import History, Rewind, cursor_after, read_jumps
+from lepjax.run.rewinding import History, Rewind
 from lepjax.run.saving import Save
 from lepjax.run.stopping import StopDiverged
 from lepjax.run.train import train

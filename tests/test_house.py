@@ -13,7 +13,7 @@ FLOORS = (
     ("tasks",),
     ("experiment",),
     ("run",),
-    ("report", "plan", "testing"),
+    ("report", "plan", "testing", "chaos"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

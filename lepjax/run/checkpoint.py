@@ -256,25 +256,30 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def check_digests(expected: dict[str, str], flat: Flat, where: str) -> None:
-    """Raises `Damaged` naming the first leaf that is not what was saved."""
-    found = {name: digest.told(np.asarray(words)) for name, words in digest.digests(flat).items()}
+    """Raises `Damaged` naming the first leaf that is not what was saved, or is not finite and must be."""
+    taken = {name: np.asarray(words) for name, words in digest.digests(flat).items()}
+    found = {name: digest.told(words) for name, words in taken.items()}
     different = [
         f"leaf {name} differs (digest {found[name]}, expected {expected[name]})"
         for name in sorted(expected)
         if found[name] != expected[name]
     ]
-    if different:
+    if different := different or not_finite(taken):
         raise Damaged(first_of(different), where=where)
 
 
-def check_finite(taken: Flat, where: str) -> None:
-    """Raises `UserError` where what is trained, or the optimizer's memory of it, is not finite. `taken`: leaf digests."""
-    bad = [
+def not_finite(taken: Flat) -> list[str]:
+    """In words, the leaves of what is trained, or of the optimizer's memory of it, that are not. `taken`: leaf digests."""
+    return [
         f"leaf {name} has {int(words[2])} elements that are not finite"
         for name, words in taken.items()
         if words[2] and (is_trained(name) or name.startswith("opt_state."))
     ]
-    if bad:
+
+
+def check_finite(taken: Flat, where: str) -> None:
+    """Raises `UserError` where a state must not be saved."""
+    if bad := not_finite(taken):
         raise UserError(f"not saved: {first_of(bad)}", where=where, fix="Lower the learning rate or clip harder.")
 
 

@@ -221,13 +221,20 @@ def test_an_optimizer_that_counted_other_steps_is_refused(saved):
 # ---- what cannot or must not be written ----
 
 
-def test_a_state_that_is_not_finite_is_not_saved(saved):
-    _, state, checkpoints = saved
+def test_a_state_that_is_not_finite_is_not_saved(saved, monkeypatch):
+    """And not restored, had it been saved."""
+    built, state, checkpoints = saved
     bad = jax.tree.map(lambda x: x.at[0].set(np.inf), state.params["wte"])
-    checkpoints.save(6, dataclasses.replace(state, params={**state.params, "wte": bad}), META)
+    broken = dataclasses.replace(state, params={**state.params, "wte": bad})
+    checkpoints.save(6, broken, META)
     with pytest.raises(UserError, match=r"not saved: leaf params\.wte\.embedding has 64 elements that are not finite"):
         checkpoints.wait()
     assert checkpoints.steps() == [0, 5] and not (checkpoints.path / "6").exists()
+    monkeypatch.setattr(checkpoint, "check_finite", lambda taken, where: None)
+    checkpoints.save(6, broken, META)
+    checkpoints.wait()
+    with pytest.raises(Damaged, match=r"leaf params\.wte\.embedding has 64 elements that are not finite"):
+        checkpoints.restore(6, built.abstract)
 
 
 @pytest.fixture

@@ -281,6 +281,7 @@ class Planned:
 
 def planned(experiment: Experiment, splits: Splits, passes: float | None = None) -> Planned:
     """The order of the training data, which neither devices nor weights determine. `passes` as in `build`."""
+    check_records(splits)
     records, rows = len(splits.train), experiment.data.batch_size
     if passes is None:
         passes = experiment.length.in_steps(records / rows, records) * rows / records
@@ -390,6 +391,15 @@ def check_labels(experiment: Experiment, splits: Splits) -> None:
 def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**31:
         raise UserError(f"{seed}", where="seed", fix="Use a whole number from 0 to 2147483647.")
+
+
+def check_records(splits: Splits) -> None:
+    """Raises `UserError` for a split without records."""
+    for name, source in {"train": splits.train, **splits.evaluation, **splits.final}.items():
+        if not len(source):
+            raise UserError(
+                f"there is no record to {'train on' if name == 'train' else 'score'}", where=f"data ({name})"
+            )
 
 
 def check_counts(experiment: Experiment) -> None:

@@ -98,7 +98,16 @@ def commands(draw):
 
 def outcome(experiment, arguments):
     """The error, or None where everything up to the compiler goes well; whatever else is raised is a bug of ours."""
-    begun = time.process_time()
+    told, spent = timed(experiment, arguments)
+    if spent > SECONDS:  # once may be other work on the machine
+        told, spent = timed(experiment, arguments)
+    assert spent < SECONDS, f"{spent:.1f} s"
+    return told
+
+
+def timed(experiment, arguments):
+    """(the error or None, seconds of the processor)"""
+    begun, told = time.process_time(), None
     try:
         built = build(apply(experiment, arguments, "small.py"))
         check_monitors(built.experiment, built)
@@ -106,11 +115,7 @@ def outcome(experiment, arguments):
     except UserError as error:
         told = str(error)
         assert told and "\n" not in told, told
-        return told
-    finally:
-        spent = time.process_time() - begun
-        assert spent < SECONDS, f"{spent:.1f} s"
-    return None
+    return told, time.process_time() - begun
 
 
 def check_runnable(built):
@@ -132,6 +137,10 @@ FOUND = {  # what it found, and what is said now
     "--evaluate-every.steps=-1": "evaluate_every: every -1 steps. Use 0 (at the end only) or more.",
     "--model.layers=1000000000000": "model.layers: 1000000000000. Use 1 to 10000.",
     "--model.width=1000000000000": "model.width: 1000000000000. Use 1 to 2147483647.",
+    "--data.batching.multiple=0": "data.batching.multiple: 0. Use positive numbers.",
+    "--data.batching.flops-per-second=nan": "data.batching.flops_per_second: nan",
+    "--model.architecture.types=-1": "model.architecture.types: -1. Use 0 (none) or more.",
+    "--data.records=0": "data (train): there is no record to train on",
     "--data.batch-size=2147483648": "data.batch_size: 2147483648 rows. Use 16777216 or fewer.",
     "--evaluation-batch-size=-1": "evaluation_batch_size: -1. Use 0 or more.",
     "--evaluation-batch-size=1000000000000": "evaluation_batch_size: 1000000000000 rows",
@@ -147,7 +156,8 @@ FOUND = {  # what it found, and what is said now
 
 @pytest.mark.parametrize("argument", FOUND)
 def test_what_it_found(argument):
-    assert (outcome(BASES[0], [argument]) or "").startswith(FOUND[argument])
+    base = BASES[2] if any(part in argument for part in ("batching", "architecture", "records")) else BASES[0]
+    assert (outcome(base, [argument]) or "").startswith(FOUND[argument])
 
 
 def test_the_bases_are_built():

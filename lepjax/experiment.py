@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lepjax import checks
 from lepjax.core import fields, parameters, rng, sharding
 from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
@@ -32,8 +33,6 @@ from lepjax.data.plan import Indexed
 from lepjax.data.source import Data, Source, Splits, Work
 from lepjax.models.model import Model
 from lepjax.tasks.task import Task, make_loss, make_measure
-
-MOST_ROWS = 2**24  # of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,13 +228,13 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     `passes` over the training records are what the plan's shapes are chosen for; None takes the experiment's length. A run
     keeps those it began with: other shapes would be another plan.
     """
-    check_seed(experiment.seed)
-    check_counts(experiment)
+    checks.check_seed(experiment.seed)
+    checks.check_counts(experiment)
     devices = jax.devices() if devices is None else devices
     sizes = sharding.parse_mesh(experiment.mesh, len(devices))
-    check_all_take_part(experiment.mesh, sizes, devices)
+    checks.check_all_take_part(experiment.mesh, sizes, devices)
     placement = Placement(sharding.make_mesh(sizes, devices), allow_replication=experiment.allow_replication)
-    check_batch_sizes(experiment, sizes)
+    checks.check_batch_sizes(experiment, sizes)
     if experiment.offload_optimizer:
         check_host_memory(devices, "offload_optimizer")
     if getattr(experiment.model, "remat", "none") == "offload":
@@ -246,14 +245,14 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     for axis, size in experiment.model.activations.items():
         placement.sharding((axis,), (size,), "model")
     splits = experiment.data.load()
-    check_vocabulary(experiment, splits)
-    check_labels(experiment, splits)
+    checks.check_vocabulary(experiment, splits)
+    checks.check_labels(experiment, splits)
     task = experiment.task.on(splits)
     order = planned(experiment, splits, passes)
     work, total_steps = order.work, order.total_steps
     rows = experiment.evaluation_batch_size or experiment.data.batch_size
     rows = -(-rows // placement.batch_ways) * placement.batch_ways
-    check_lengths(experiment, order)
+    checks.check_lengths(experiment, order)
     scored = {**splits.evaluation, **splits.final}
     scoring = {name: experiment.data.scoring(source, rows, work) for name, source in scored.items()}
     parts = compose(experiment, placement, precision, model, task, total_steps)
@@ -295,7 +294,7 @@ class Planned:
 
 def planned(experiment: Experiment, splits: Splits, passes: float | None = None) -> Planned:
     """The order of the training data, which neither devices nor weights determine. `passes` as in `build`."""
-    check_records(splits)
+    checks.check_records(splits)
     records, rows = len(splits.train), experiment.data.batch_size
     if passes is None:
         passes = experiment.length.in_steps(records / rows, records) * rows / records
@@ -347,99 +346,6 @@ def with_hparams(state: State, hparams: dict[str, float]) -> State:
     values = {name: np.asarray(value, np.float32) for name, value in hparams.items()}  # on the host: nothing compiles
     placed = {name: jax.device_put(x, state.hparams[name].sharding) for name, x in values.items()}
     return dataclasses.replace(state, hparams=placed)
-
-
-def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
-    """Raises `UserError` for a batch that cannot be cut evenly over a mesh of these sizes and into microbatches."""
-    check_rows(experiment)
-    rows, ways = experiment.data.batch_size, math.prod(sizes[axis] for axis in sharding.Rules().batch)
-    if rows % (ways * experiment.accumulate):
-        raise UserError(
-            f"batch size {rows} does not divide over {ways} devices x {experiment.accumulate} microbatches",
-            where=f"mesh {experiment.mesh}",
-            fix=f"Use a multiple of {ways * experiment.accumulate}, such as --data.batch-size "
-            f"{-(-rows // (ways * experiment.accumulate)) * ways * experiment.accumulate}.",
-        )
-
-
-def check_rows(experiment: Experiment) -> None:
-    """Raises `UserError` for a batch without rows, or with more than a host could hold the ids of."""
-    rows, accumulate = experiment.data.batch_size, experiment.accumulate
-    if accumulate < 1 or rows < 1:
-        raise UserError(f"batch size {rows}, accumulate {accumulate}", where="experiment", fix="Use at least 1.")
-    for name, size in {"data.batch_size": rows, "evaluation_batch_size": experiment.evaluation_batch_size}.items():
-        if size > MOST_ROWS:
-            raise UserError(f"{size} rows", where=name, fix=f"Use {MOST_ROWS} or fewer.")
-
-
-def check_all_take_part(mesh: str, sizes: dict[str, int], devices: list[jax.Device]) -> None:
-    """Raises `UserError` where a process of several would have nothing to compute."""
-    used = math.prod(sizes.values())
-    if jax.process_count() > 1 and used < len(devices):
-        found = f"{used} of {len(devices)} devices, which belong to {jax.process_count()} processes"
-        raise UserError(found, where=f"mesh {mesh}", fix="Use all devices, such as with one axis at -1.")
-
-
-def check_vocabulary(experiment: Experiment, splits: Splits) -> None:
-    """Raises `UserError` where the data has tokens the model does not know: looking them up would give NaN."""
-    size = getattr(experiment.model, "vocab_size", None)
-    needed = splits.vocabulary.size if splits.vocabulary is not None else splits.largest_token + 1
-    if size is not None and needed > size:
-        own = any(field.name == "vocab_size" for field in dataclasses.fields(experiment.model))
-        part = "model" if own else "model.architecture"
-        raise UserError(
-            f"the data has {needed} tokens, the model {size}",
-            where=f"{part}.vocab_size",
-            fix=f"Pass --{part}.vocab-size {needed} or more.",
-        )
-
-
-def check_labels(experiment: Experiment, splits: Splits) -> None:
-    """Raises `UserError` where the model's head has another number of classes than the data."""
-    count = getattr(getattr(experiment.model, "head", None), "num_labels", None)
-    if count is not None and splits.labels and count != len(splits.labels):
-        raise UserError(
-            f"the data has {len(splits.labels)} labels, the model's head {count}",
-            where="model.head.num_labels",
-            fix=f"Pass --model.head.num-labels {len(splits.labels)}.",
-        )
-
-
-def check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**31:
-        raise UserError(f"{seed}", where="seed", fix="Use a whole number from 0 to 2147483647.")
-
-
-def check_records(splits: Splits) -> None:
-    """Raises `UserError` for a split without records."""
-    for name, source in {"train": splits.train, **splits.evaluation, **splits.final}.items():
-        if not len(source):
-            raise UserError(
-                f"there is no record to {'train on' if name == 'train' else 'score'}", where=f"data ({name})"
-            )
-
-
-def check_counts(experiment: Experiment) -> None:
-    """Raises `UserError` for counts that the loop cannot use."""
-    for name, least in {"log_every": 1, "max_skipped": 1, "checkpoint_every": 0, "evaluation_batch_size": 0}.items():
-        if getattr(experiment, name) < least:
-            raise UserError(f"{getattr(experiment, name)}", where=name, fix=f"Use {least} or more.")
-    for name in ("early_stopping", "plateau"):
-        rule = getattr(experiment, name)
-        if rule is not None and rule.patience < 0:
-            raise UserError(f"{rule.patience}", where=f"{name}.patience", fix="Use 0 or more.")
-
-
-def check_lengths(experiment: Experiment, order: Planned) -> None:
-    """Raises `UserError` for a run without a step, for steps that int32 cannot count, and for numbers that are none."""
-    every = experiment.evaluate_every.in_steps(order.plan.steps_per_epoch, order.plan.records)
-    if not 1 <= order.total_steps < 2**31:
-        raise UserError(f"{order.total_steps} steps", where="length", fix="Use 1 to 2147483647.")
-    if every < 0:
-        raise UserError(f"every {every} steps", where="evaluate_every", fix="Use 0 (at the end only) or more.")
-    for name, value in experiment.hparams(order.total_steps).items():
-        if math.isnan(value):
-            raise UserError("is not a number", where=name, fix="Use a number.")
 
 
 # ---- identity ----

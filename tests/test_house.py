@@ -11,6 +11,7 @@ FLOORS = (
     ("ops",),
     ("models", "data"),
     ("tasks",),
+    ("checks",),
     ("experiment",),
     ("run",),
     ("report", "plan", "testing", "chaos"),

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import pathlib
 
+from lepjax.checks import check_rows
 from lepjax.cli import _load, _open, _overrides
 from lepjax.core.errors import DONE, UserError
-from lepjax.experiment import Experiment, check_rows, planned
+from lepjax.experiment import Experiment, planned
 from lepjax.run.cursor import cursor_after, read_jumps
 from lepjax.run.directory import RunDirectory, default_path
 from lepjax.run.provenance import rows_of

@@ -15,11 +15,12 @@ import jax
 from jax.sharding import AbstractMesh, AxisType
 from rich.console import Console
 
+from lepjax.checks import check_batch_sizes
 from lepjax.cli import _load, _overrides
 from lepjax.core import parameters, sharding
 from lepjax.core.errors import DONE, UserError
 from lepjax.core.precision import policy
-from lepjax.experiment import Experiment, check_batch_sizes
+from lepjax.experiment import Experiment
 from lepjax.run import show
 
 

@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
+from lepjax.checks import check_batch_sizes
 from lepjax.core.functional import Functional
 from lepjax.core.offload import HOST
 from lepjax.core.precision import policy
 from lepjax.core.sharding import Placement
 from lepjax.core.state import State
 from lepjax.core.step import Step
-from lepjax.experiment import Experiment, check_batch_sizes, compose
+from lepjax.experiment import Experiment, compose
 
 Shapes = dict[str, jax.ShapeDtypeStruct]
 

@@ -176,7 +176,7 @@ def test_sabotage_a_missing_check_is_noticed(monkeypatch, argument, check):
     """A traceback is seen, and so is what is built and would fail in the loop."""
     if check is not None:
         monkeypatch.setattr(check, "__post_init__", lambda self: None)
-    monkeypatch.setattr("lepjax.experiment.check_counts", lambda experiment: None)
+    monkeypatch.setattr("lepjax.checks.check_counts", lambda experiment: None)
     with pytest.raises((OverflowError, AssertionError)):
         outcome(BASES[0], [argument])
 

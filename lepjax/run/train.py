@@ -205,7 +205,7 @@ class _Run:
         experiment = self.experiment
         main = main_process()
         chosen: list[Callback | None] = [
-            LogMetrics(self.directory) if main else None,
+            LogMetrics(self.directory, experiment.must_save, self.say) if main else None,
             ShowProgress(self.console, utilisation) if main else None,
             ShowEvaluation(self.console, self.built.plan.steps_per_epoch, experiment.task.headline) if main else None,
             best,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import pathlib
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -54,8 +54,11 @@ class Watchdog:
     def _bark(self, silent: float) -> None:
         where = f"in phase {self.clock.phase_name!r} after step {self.clock.step}"
         why = f"rank {self.rank}: no sign of life for {silent:.0f} s {where}; stacks of all threads are in {self.file}"
-        with contextlib.suppress(OSError), open(self.file, "w", encoding="utf-8") as file:
-            file.write(why + "\n\n")
-            file.flush()
-            faulthandler.dump_traceback(file)
+        try:
+            with open(self.file, "w", encoding="utf-8") as file:
+                file.write(why + "\n\n")
+                file.flush()
+                faulthandler.dump_traceback(file)
+        except OSError:  # the disk may be what it waits for
+            faulthandler.dump_traceback(sys.stderr)
         self.leave(why)

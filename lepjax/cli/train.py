@@ -19,6 +19,7 @@ from lepjax.core.errors import DONE, RESTART, guarded
 from lepjax.experiment import Experiment
 from lepjax.report.html import Report
 from lepjax.run import processes
+from lepjax.run.hush import hush
 from lepjax.run.train import facts, train
 
 
@@ -31,6 +32,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _train(name: str, experiment: Experiment) -> int:
+    hush()
     processes.join(facts(experiment))
     callbacks = [Report()] if processes.main_process() else []
 

@@ -94,9 +94,10 @@ def _call(line: str) -> str:
     match = _CALL.match(line)
     if match is None or "/checkpoints" not in line:
         return ""
-    paths = [path.partition("/checkpoints")[2] or path for path in re.findall(r"[<\"]([^<>\"]+)[>\"]", match[2])]
+    paths = [path for path in re.findall(r"[<\"]([^<>\"]+)[>\"]", match[2]) if path != "unfinished ..."]
+    paths = [(path.partition("/checkpoints")[2] or "/") if "/checkpoints" in path else path for path in paths]
     paths = [re.sub(r"[0-9a-f]{16,}", "*", re.sub(r"^/[0-9]+", "/STEP", path)) for path in paths]
-    return f"{match[1]} {' -> '.join(path for path in paths if path != 'unfinished ...')}"
+    return f"{match[1]} {' -> '.join(paths)}"
 
 
 def points(calls: Iterable[Call], folder: pathlib.Path) -> Iterator[Fault]:

@@ -10,12 +10,16 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 
 from lepjax.core.errors import UserError
 
 POLL = 0.001  # seconds between two looks
+_running: set[Trial] = set()
+_stopped = threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Trial:
     def __init__(
         self, command: Sequence[str], run: pathlib.Path, environment: Mapping[str, str], beside: pathlib.Path
     ) -> None:
+        if _stopped.is_set():
+            raise KeyboardInterrupt
         self.run = run
         self.output = beside.with_name(f"{beside.name}.{time.monotonic_ns()}.txt")
         self.started = time.time()
@@ -60,6 +66,7 @@ class Trial:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        _running.add(self)
 
     def code(self) -> int | None:
         return self.process.poll()
@@ -100,13 +107,12 @@ class Trial:
         """kill -9 to everything that the command started, and the wait for its death."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # at once: finding the others takes some milliseconds
-        while left := members(self.process.pid):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        while members(self.process.pid):
+            kill_session(self.process.pid)
             self.process.poll()
             time.sleep(POLL)
         self.process.wait()
+        _running.discard(self)
 
     def told(self) -> str:
         return self.output.read_text(encoding="utf-8", errors="replace")
@@ -114,6 +120,30 @@ class Trial:
     def last_words(self) -> str:
         """The end of its output, in one line."""
         return " | ".join(self.told().strip().splitlines()[-4:])[-600:]
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """While inside, Ctrl-C and SIGTERM end all that was started too: in sessions of their own they hear neither."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _stopped.set()  # chains in threads start nothing more
+        for trial in list(_running):
+            kill_session(trial.process.pid)
+        raise KeyboardInterrupt
+
+    before = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def kill_session(session: int) -> None:
+    for pid in members(session):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def members(session: int) -> list[int]:

@@ -26,7 +26,7 @@ import dataclasses
 import pathlib
 import sys
 
-from lepjax.chaos.trial import Subject
+from lepjax.chaos.trial import Subject, nothing_left
 from lepjax.chaos.trials import EVERY, Plan, Trials
 from lepjax.cli import _load, _open, _overrides
 from lepjax.core.errors import BUG, DONE, UserError
@@ -53,7 +53,8 @@ def run(arguments: list[str]) -> int:
     folder = pathlib.Path(place or f"runs/chaos-{loaded.name}")
     if folder.exists() and any(folder.iterdir()):
         raise UserError("is not empty", where=str(folder), fix="Pass another --folder.")
-    report = Trials(experiment, Subject(target, tuple(rest)), Plan(**counts), folder).run()
+    with nothing_left():
+        report = Trials(experiment, Subject(target, tuple(rest)), Plan(**counts), folder).run()
     print(report.to_text(), end="")
     print(f"report   {folder / 'chaos.txt'}")
     return BUG if report.bad else DONE

@@ -1,7 +1,7 @@
 """What the crash harness breaks: a tiny language model with dropout on shuffled data, with many saves.
 
 lepjax chaos tests/chaos/experiment.py          10 ms per step, 1 MB of state
-lepjax chaos tests/chaos/experiment.py:wide     the same with checkpoints of more than 50 MB
+lepjax chaos tests/chaos/experiment.py:wide     the same with 100 MB of state (49 MB on disk: zeros compress)
 lepjax chaos tests/chaos/experiment.py:deep     a step that takes more than 5 s to compile
 """
 

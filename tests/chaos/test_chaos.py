@@ -2,7 +2,12 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import random
+import subprocess
+import sys
+import time
 from itertools import islice
 
 import pytest
@@ -15,8 +20,9 @@ from lepjax.chaos.oracle import undisturbed
 from lepjax.chaos.points import calls_of_a_save, points, unavailable
 from lepjax.chaos.races import loading, races
 from lepjax.chaos.signals import signals
-from lepjax.chaos.trial import Subject, committed
+from lepjax.chaos.trial import Subject, children, committed, members
 from lepjax.cli import main as command
+from lepjax.core.errors import RESTART
 from lepjax.experiment import Steps
 from tests.chaos.experiment import experiment
 from tests.chaos.sabotage import VARIABLE
@@ -92,6 +98,22 @@ def test_sabotage_a_cursor_that_is_shifted_on_restore(oracle, tmp_path):
 def test_sabotage_a_manifest_that_comes_first(oracle, tmp_path):
     (outcome,) = chain("kill", sabotaged("manifest_first"), oracle, tmp_path, [Fault(when_committed)])
     assert "was committed, but the restart began at" in outcome.bad
+
+
+def test_the_command_leaves_no_process_behind(tmp_path):
+    """SIGTERM while it waits for the undisturbed run."""
+    words = [sys.executable, "-m", "lepjax", "chaos", FILE, "--folder", str(tmp_path / "chaos")]
+    chaos = subprocess.Popen(
+        words, env={**os.environ, "PYTHONPATH": str(pathlib.Path.cwd())}, stderr=subprocess.DEVNULL
+    )
+    end = time.monotonic() + 120
+    while not (begun := children(chaos.pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    chaos.terminate()
+    assert chaos.wait(60) == RESTART
+    assert begun
+    assert members(begun[0]) == []
 
 
 # ---- more of each: pytest -m full ----

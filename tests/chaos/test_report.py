@@ -59,6 +59,8 @@ def test_a_call_of_strace_is_named_without_steps_and_digests():
     assert points._call(line) == "rename /STEP/.manifest.json.tmp -> /STEP/manifest.json"
     line = "17 fsync(28</r/checkpoints/20.orbax-checkpoint-tmp/rest/d/0123456789abcdef0123> <unfinished ...>"
     assert points._call(line) == "fsync /STEP.orbax-checkpoint-tmp/rest/d/*"
+    assert points._call('17 mkdir("/r/checkpoints", 0777) = -1 EEXIST') == "mkdir /"
+    assert points._call('17 unlinkat(7</r/checkpoints/20/rest>, "d", AT_REMOVEDIR) = 0') == "unlinkat /STEP/rest -> d"
     assert points._call('17 mkdir("/home/cache", 0777) = 0') == ""
 
 

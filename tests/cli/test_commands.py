@@ -169,6 +169,7 @@ def test_explain_refuses_what_does_not_divide(folder, capsys):
     assert code == CONFIGURATION and "does not divide over tensor=48" in err
 
 
+@pytest.mark.full  # the next one and debug nan watch modules too
 def test_debug_tells_every_module(folder, capsys):
     code, out, _ = lepjax("train", "small.py", "--run-dir", "run", "--steps", "1", "--debug", capsys=capsys)
     assert code == DONE

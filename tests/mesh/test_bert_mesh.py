@@ -41,6 +41,7 @@ def test_scanned_layers_equal_unrolled_ones(one_device):
     assert relative(on_one(labelled(model=model)).run(STEPS), one_device) <= TOLERANCE
 
 
+@pytest.mark.full  # the fast tier has that of GPT
 def test_sabotage_a_lost_shard_is_noticed(one_device):
     run = stepper(labelled(mesh="data=8"))
     run.change_batch = lambda rows: {**rows, "weight": np.where(np.arange(8) == 7, 0, rows["weight"])}

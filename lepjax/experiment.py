@@ -31,6 +31,8 @@ from lepjax.data.source import Data, Source, Splits, Work
 from lepjax.models.model import Model
 from lepjax.tasks.task import Task, make_loss, make_measure
 
+MOST_ROWS = 2**24  # of a batch
+
 
 @dataclasses.dataclass(frozen=True)
 class Length:
@@ -58,6 +60,10 @@ class Epochs(Length):
 
     epochs: float = 1.0
     """Passes over the data."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.epochs < math.inf:  # also NaN
+            raise UserError(f"{self.epochs} epochs", where="length", fix="Use a finite number of them.")
 
     def in_steps(self, steps_per_epoch: float, records: int) -> int:
         return math.ceil(round(self.epochs * steps_per_epoch, 6))  # 3 * (7 / 3) is a little more than 7
@@ -211,6 +217,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     keeps those it began with: other shapes would be another plan.
     """
     check_seed(experiment.seed)
+    check_counts(experiment)
     devices = jax.devices() if devices is None else devices
     sizes = sharding.parse_mesh(experiment.mesh, len(devices))
     check_all_take_part(experiment.mesh, sizes, devices)
@@ -233,6 +240,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     work, total_steps = order.work, order.total_steps
     rows = experiment.evaluation_batch_size or experiment.data.batch_size
     rows = -(-rows // placement.batch_ways) * placement.batch_ways
+    check_lengths(experiment, order)
     scored = {**splits.evaluation, **splits.final}
     scoring = {name: experiment.data.scoring(source, rows, work) for name, source in scored.items()}
     parts = compose(experiment, placement, precision, model, task, total_steps)
@@ -273,6 +281,7 @@ class Planned:
 
 def planned(experiment: Experiment, splits: Splits, passes: float | None = None) -> Planned:
     """The order of the training data, which neither devices nor weights determine. `passes` as in `build`."""
+    check_records(splits)
     records, rows = len(splits.train), experiment.data.batch_size
     if passes is None:
         passes = experiment.length.in_steps(records / rows, records) * rows / records
@@ -337,10 +346,13 @@ def check_batch_sizes(experiment: Experiment, sizes: dict[str, int]) -> None:
 
 
 def check_rows(experiment: Experiment) -> None:
-    """Raises `UserError` for a batch without rows."""
+    """Raises `UserError` for a batch without rows, or with more than a host could hold the ids of."""
     rows, accumulate = experiment.data.batch_size, experiment.accumulate
     if accumulate < 1 or rows < 1:
         raise UserError(f"batch size {rows}, accumulate {accumulate}", where="experiment", fix="Use at least 1.")
+    for name, size in {"data.batch_size": rows, "evaluation_batch_size": experiment.evaluation_batch_size}.items():
+        if size > MOST_ROWS:
+            raise UserError(f"{size} rows", where=name, fix=f"Use {MOST_ROWS} or fewer.")
 
 
 def check_all_take_part(mesh: str, sizes: dict[str, int], devices: list[jax.Device]) -> None:
@@ -379,6 +391,38 @@ def check_labels(experiment: Experiment, splits: Splits) -> None:
 def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**31:
         raise UserError(f"{seed}", where="seed", fix="Use a whole number from 0 to 2147483647.")
+
+
+def check_records(splits: Splits) -> None:
+    """Raises `UserError` for a split without records."""
+    for name, source in {"train": splits.train, **splits.evaluation, **splits.final}.items():
+        if not len(source):
+            raise UserError(
+                f"there is no record to {'train on' if name == 'train' else 'score'}", where=f"data ({name})"
+            )
+
+
+def check_counts(experiment: Experiment) -> None:
+    """Raises `UserError` for counts that the loop cannot use."""
+    for name, least in {"log_every": 1, "max_skipped": 1, "checkpoint_every": 0, "evaluation_batch_size": 0}.items():
+        if getattr(experiment, name) < least:
+            raise UserError(f"{getattr(experiment, name)}", where=name, fix=f"Use {least} or more.")
+    for name in ("early_stopping", "plateau"):
+        rule = getattr(experiment, name)
+        if rule is not None and rule.patience < 0:
+            raise UserError(f"{rule.patience}", where=f"{name}.patience", fix="Use 0 or more.")
+
+
+def check_lengths(experiment: Experiment, order: Planned) -> None:
+    """Raises `UserError` for a run without a step, for steps that int32 cannot count, and for numbers that are none."""
+    every = experiment.evaluate_every.in_steps(order.plan.steps_per_epoch, order.plan.records)
+    if not 1 <= order.total_steps < 2**31:
+        raise UserError(f"{order.total_steps} steps", where="length", fix="Use 1 to 2147483647.")
+    if every < 0:
+        raise UserError(f"every {every} steps", where="evaluate_every", fix="Use 0 (at the end only) or more.")
+    for name, value in experiment.hparams(order.total_steps).items():
+        if math.isnan(value):
+            raise UserError("is not a number", where=name, fix="Use a number.")
 
 
 # ---- identity ----

@@ -15,8 +15,8 @@ from lepjax.core.errors import UserError, nearest
 def choose(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
     """Takes `--path kind` out of the arguments where the field at `path` holds a recipe: (the changed config, the rest).
 
-    A recipe that is chosen begins with its defaults; `--path.field value` may then change them. Raises `UserError` for a
-    kind that is none.
+    A recipe that is chosen begins with its defaults; `--path.field value` may then change them. `none` empties a field that
+    may be empty. Raises `UserError` for a kind that is none.
     """
     rest: list[str] = []
     queue = list(arguments)
@@ -24,31 +24,47 @@ def choose(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
         argument = queue.pop(0)
         flag, separator, kind = argument.partition("=")
         names = flag.removeprefix("--").replace("-", "_").split(".")
-        base = _base(config, names) if flag.startswith("--") else None
-        if base is None:
+        known = kinds_of(config, names) if flag.startswith("--") else {}
+        if not known:
             rest.append(argument)
             continue
         if not separator:
             if not queue:
-                raise UserError("needs a value", where=flag, fix=nearest("", kinds(base)))
+                raise UserError("needs a value", where=flag, fix=nearest("", known))
             kind = queue.pop(0)
-        config = _replaced(config, names, _made(base, kind, flag))
+        if kind not in known:
+            raise UserError(f"no kind {kind!r}", where=flag, fix=nearest(kind, known))
+        config = _replaced(config, names, _made(known[kind], flag))
     return config, rest
 
 
+def kinds_of(config: Any, names: list[str]) -> dict[str, type]:
+    """The recipes that the field at this path may hold, by the names that flags give them; {}: it holds something else."""
+    for name in names[:-1]:
+        config = getattr(config, name, None)
+    if not dataclasses.is_dataclass(config) or not hasattr(config, names[-1]):
+        return {}
+    hint = typing.get_type_hints(type(config)).get(names[-1])
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)  # `EarlyStopping | None`
+    base = next((part for part in parts if dataclasses.is_dataclass(part)), None)
+    if not isinstance(base, type):
+        return {}
+    return kinds(base) | ({"none": types.NoneType} if types.NoneType in parts else {})
+
+
 def kinds(base: type) -> dict[str, type]:
-    """The recipes that derive from `base`, those of imported modules outside too, by the names that flags give them."""
-    return {_spelled(kind.__name__): kind for kind in _below(base) if not _below(kind)}
+    """`base` and the recipes that derive from it, those of imported modules outside too, without those between."""
+    found = [base, *_below(base)]
+    return {_spelled(kind.__name__): kind for kind in found if not _below(kind)}
 
 
 def flags(config: Any, prefix: str = "--") -> Iterator[str]:
-    """The flags of all fields that hold a recipe of several kinds."""
+    """The flags of all fields that hold one of several recipes."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value, name = getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}"
+        if len(kinds_of(config, [field.name])) > 1:
+            yield name
         if dataclasses.is_dataclass(value):
-            name = f"{prefix}{field.name.replace('_', '-')}"
-            if len(kinds(_annotated(type(config), field.name))) > 1:
-                yield name
             yield from flags(value, f"{name}.")
 
 
@@ -61,30 +77,11 @@ def _spelled(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
 
 
-def _base(config: Any, names: list[str]) -> type | None:
-    """What the field at this path is annotated with, where it holds a recipe."""
-    for name in names[:-1]:
-        config = getattr(config, name, None)
-    if not dataclasses.is_dataclass(config) or not dataclasses.is_dataclass(getattr(config, names[-1], None)):
-        return None
-    return _annotated(type(config), names[-1])
-
-
-def _annotated(owner: type, name: str) -> type:
-    hint = typing.get_type_hints(owner)[name]
-    if isinstance(hint, types.UnionType):  # `EarlyStopping | None`
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint
-
-
-def _made(base: type, kind: str, flag: str) -> Any:
-    known = kinds(base)
-    if kind not in known:
-        raise UserError(f"no kind {kind!r}", where=flag, fix=nearest(kind, known))
+def _made(kind: type, flag: str) -> Any:
     try:
-        return known[kind]()
+        return kind()
     except TypeError as error:
-        raise UserError(f"{kind} cannot be made without values ({error})", where=flag) from error
+        raise UserError(f"{kind.__name__} cannot be made without values ({error})", where=flag) from error
 
 
 def _replaced(config: Any, names: list[str], value: Any) -> Any:

@@ -44,6 +44,7 @@ def apply(
                 prog=f"lepjax {command} {target}",
                 description=f"Every field of the experiment can be overridden. {SHORTHAND_HELP} {own}",
                 return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),  # what a field holds is chosen by then
             )
     except SystemExit as stop:
         if not stop.code:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import numpy as np
 
+from lepjax.core.errors import UserError
 from lepjax.data.buckets import BucketEvaluationPlan, BucketPlan, choose
 from lepjax.data.packing import PackedPlan
 from lepjax.data.plan import Indexed
@@ -74,6 +76,16 @@ class Buckets(Padded):
     """Predicted floating-point operations per second of a step."""
     multiple: int = 8
     """Chosen lengths are multiples of this."""
+
+    def __post_init__(self) -> None:
+        for name, fits in {
+            "lengths": all(length >= 1 for length in self.lengths),
+            "compile_seconds": 0.0 <= self.compile_seconds < math.inf,
+            "flops_per_second": 0.0 < self.flops_per_second < math.inf,
+            "multiple": self.multiple >= 1,
+        }.items():
+            if not fits:
+                raise UserError(f"{getattr(self, name)}", where=f"data.batching.{name}", fix="Use positive numbers.")
 
     def edges(self, lengths: np.ndarray, work: Work, share: float) -> tuple[int, ...]:
         if self.lengths:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lepjax.core.errors import UserError, nearest
+from lepjax.models.model import LARGEST, check_sizes
 from lepjax.models.pretrained import sizes
 from lepjax.models.weights import Naming, Renames
 
@@ -86,9 +87,9 @@ class Architecture:
     )
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "layers", "heads", "mlp_width", "positions"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{getattr(self, name)}", where=f"model.architecture.{name}", fix="Use at least 1.")
+        check_sizes(self, ("vocab_size", "width", "layers", "heads", "mlp_width", "positions"), "model.architecture")
+        if not 0 <= self.types <= LARGEST:
+            raise UserError(f"{self.types}", where="model.architecture.types", fix="Use 0 (none) or more.")
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not a multiple of {self.heads} heads", where="model.architecture")
         if self.activation not in ACTIVATIONS.values():

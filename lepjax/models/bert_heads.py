@@ -15,6 +15,7 @@ from lepjax.core.sharding import constrain
 from lepjax.models.bert import ACTIVATIONS, Head, layer_norm
 from lepjax.models.bert_family import Architecture
 from lepjax.models.layers import by_token, linear
+from lepjax.models.model import LARGEST
 from lepjax.ops.dropout import Dropout
 
 
@@ -99,8 +100,8 @@ class PreTraining(Head):
 
 
 def _check(labels: int) -> None:
-    if labels < 1:
-        raise UserError(f"{labels}", where="model.head.num_labels", fix="Use at least 1.")
+    if not 1 <= labels <= LARGEST:
+        raise UserError(f"{labels}", where="model.head.num_labels", fix=f"Use 1 to {LARGEST}.")
 
 
 def _check_relation(arch: Architecture) -> None:

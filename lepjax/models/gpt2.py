@@ -25,7 +25,7 @@ from lepjax.core.sharding import constrain
 from lepjax.models import pretrained, weights
 from lepjax.models.gpt2_family import EPS, Gpt2Architecture, architecture, with_biases
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
-from lepjax.models.model import Model, check_rate
+from lepjax.models.model import Model, check_rate, check_sizes
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import Sight
@@ -61,9 +61,7 @@ class Gpt2(Model):
     def __post_init__(self) -> None:
         if self.pretrained:
             self._take_sizes()
-        for name in ("vocab_size", "context", "layers", "heads", "width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{getattr(self, name)}", where=f"model.{name}", fix="Use at least 1.")
+        check_sizes(self, ("vocab_size", "context", "layers", "heads", "width"), "model")
         check_rate(self.dropout)
         check_remat(self.remat)
         if self.width % self.heads:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lepjax.core.errors import UserError
+from lepjax.models.model import check_sizes
 from lepjax.models.pretrained import sizes
 from lepjax.models.weights import TURNED, Array, Layout, Naming, Renames
 from lepjax.ops.rope import Dynamic, Linear, Llama3, Rope, Scaling, Yarn, yarn_magnitude
@@ -82,9 +83,7 @@ class LlamaArchitecture:
 
     def __post_init__(self) -> None:
         where = "model.architecture"
-        for name in ("vocab_size", "width", "mlp_width", "layers", "heads", "kv_heads", "context"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{getattr(self, name)}", where=f"{where}.{name}", fix="Use at least 1.")
+        check_sizes(self, ("vocab_size", "width", "mlp_width", "layers", "heads", "kv_heads", "context"), where)
         if self.heads % self.kv_heads:
             raise UserError(f"{self.heads} heads do not share {self.kv_heads} key heads evenly", where=where)
         if not self.head_size and self.width % self.heads:

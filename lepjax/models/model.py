@@ -13,6 +13,9 @@ from lepjax.core.functional import Functional, functional
 from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
 
+LARGEST = 2**31 - 1  # indices are int32
+DEEPEST = 10_000  # layers: each has a name
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -51,6 +54,14 @@ class Model:
 
     def build(self, policy: Policy) -> Functional:
         return functional(lambda rngs: self.module(policy, rngs), self.stacks)
+
+
+def check_sizes(recipe: Any, names: tuple[str, ...], where: str) -> None:
+    """Raises `UserError` for a size below 1, or of more than `LARGEST` (layers: `DEEPEST`)."""
+    for name in names:
+        size, most = getattr(recipe, name), DEEPEST if name == "layers" else LARGEST
+        if not 1 <= size <= most:
+            raise UserError(f"{size}", where=f"{where}.{name}", fix=f"Use 1 to {most}.")
 
 
 def check_rate(rate: float | None, where: str = "model.dropout") -> None:

@@ -6,10 +6,11 @@ from lepjax.cli import _choices
 from lepjax.cli._overrides import apply
 from lepjax.core.errors import UserError
 from lepjax.core.optimizers import Muon
+from lepjax.core.plateau import Plateau
 from lepjax.data.batching import Packed
 from lepjax.data.labelled import LabelledText
 from lepjax.data.quarantine import BadRecords, Refuse, Skip
-from lepjax.experiment import identity
+from lepjax.experiment import EarlyStopping, identity
 from tests.labelled import labelled
 
 
@@ -28,12 +29,23 @@ def test_a_kind_and_its_fields():
     assert _choices.kinds(BadRecords) == {"refuse": Refuse, "skip": Skip}
 
 
+def test_a_field_that_may_be_empty():
+    stopping = changed("--early-stopping", "early-stopping", "--early-stopping.patience", "5")
+    assert stopping.early_stopping == EarlyStopping(patience=5)
+    assert changed("--early-stopping.patience", "7", experiment=stopping).early_stopping == EarlyStopping(patience=7)
+    assert changed("--early-stopping", "none", experiment=stopping).early_stopping is None
+    assert changed("--plateau=plateau", "--plateau.factor=0.5").plateau == Plateau(factor=0.5)
+
+
 MISTAKES = {
     ("--data.batching", "pack"): "--data.batching: no kind 'pack'. Did you mean packed?",
     ("--data.batching",): "--data.batching: needs a value. Known: buckets, fixed, packed.",
     ("--data.batchin", "packed"): "no field --data.batchin. Did you mean --data.batching?",
     ("--data.batching.most", "3"): "no field --data.batching.most",
     ("--seed.x", "3"): "no field --seed.x",
+    ("--early-stopping", "yes"): "--early-stopping: no kind 'yes'. Known: early-stopping, none.",
+    ("--early-stopping.patience", "3"): "no field --early-stopping.patience. Did you mean --early-stopping?",
+    ("--ema.x", "3"): "no field --ema.x",
 }
 
 

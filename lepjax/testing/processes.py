@@ -110,9 +110,10 @@ def _devices(experiment: Experiment) -> int:
 
 
 def _result(run: pathlib.Path) -> dict[str, object]:
-    """Without what may differ: times, and tokens, which count those of the last process alone."""
+    """Without what may differ: times, and what counts the last process alone."""
     values = files.read_json(run / "result.json")
-    return {name: value for name, value in values.items() if name not in ("seconds", "reason", "tokens")}
+    differing = ("seconds", "reason", "tokens", "checkpoints")
+    return {name: value for name, value in values.items() if name not in differing}
 
 
 def hex_losses(run: pathlib.Path) -> dict[int, str]:

@@ -73,7 +73,7 @@ def lose_the_cursor(state, fresh):
 
 def lose_the_optimizer(state, fresh):
     """Its moments: other counts than the steps that were taken would be refused."""
-    lost = jax.tree.map(lambda old, new: old if old.ndim == 0 else new, state.opt_state, fresh.opt_state)
+    lost = jax.tree.map(lambda old, new: old if old.dtype == "int32" else new, state.opt_state, fresh.opt_state)
     return dataclasses.replace(state, opt_state=lost)
 
 

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import IO
 
 from lepjax.core.errors import DONE, RESTART, UserError
+from lepjax.run.handlers import handling, pass_on
 from lepjax.run.ranks import COORDINATOR, PROCESS, PROCESSES
 
 GRACE = 30.0  # seconds that processes have to save and go when another one failed
@@ -60,7 +60,7 @@ def run(command: Sequence[str], job: Job) -> int:
     started: list[subprocess.Popen[str]] = []
     tellers: list[threading.Thread] = []
     code, failed_at = DONE, math.inf
-    with _passing_on_signals(started):
+    with handling(lambda number, frame: pass_on(number, started)):
         for index in range(job.processes):
             started.append(_start(command, job, index, tellers))
         while any(process.poll() is None for process in started):
@@ -112,18 +112,3 @@ def _end(processes: Sequence[subprocess.Popen[str]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-@contextlib.contextmanager
-def _passing_on_signals(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for process in processes:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    old = {name: signal.signal(name, pass_on) for name in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for name, handler in old.items():
-            signal.signal(name, handler)

@@ -20,10 +20,10 @@ import jax
 from lepjax.run.callbacks import Callback
 from lepjax.run.clock import Clock
 from lepjax.run.fit import Interrupted, Loop, interrupted
+from lepjax.run.handlers import NAMES, handling
 from lepjax.run.meeting import Meeting
 from lepjax.run.watchdog import Watchdog
 
-NAMES = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 BREAKABLE = ("data wait", "evaluation")  # in the loop, these can be broken off and lose nothing
 
 
@@ -48,7 +48,7 @@ class StopOnSignal(Callback):
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
-            self._open.enter_context(_handling(self._noted))
+            self._open.enter_context(handling(self._noted))
             if self.leave is not None:
                 self._open.enter_context(_hearing(self._heard))
         self.meeting.open()
@@ -108,16 +108,6 @@ class StopOnSignal(Callback):
         """From here on nothing is unsaved."""
         self.loop = None
         self.meeting.ended()
-
-
-@contextlib.contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    old = {name: signal.signal(name, handler) for name in NAMES}
-    try:
-        yield
-    finally:
-        for name, before in old.items():
-            signal.signal(name, before)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -10,11 +9,12 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from lepjax.core.errors import BUG, CONFIGURATION, DONE, RESTART
 from lepjax.run.clock import LIFE, read_life
+from lepjax.run.handlers import handling, pass_on
 
 SAME = 3  # starts that may end at one step
 LONGEST = 60.0  # seconds between two starts
@@ -76,7 +76,12 @@ def _stuck(ends: Sequence[End]) -> int:
 def _once(command: Sequence[str], life: pathlib.Path, stopping: threading.Event) -> End:
     life.unlink(missing_ok=True)
     process = subprocess.Popen(command, env={**os.environ, LIFE: str(life)}, process_group=0)
-    with _passing_on(process, stopping):
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+        pass_on(number, [process])
+
+    with handling(heard):
         code = process.wait()
     told = read_life(life) or {"step": 0, "phase": "start"}
     return End(code if code <= 128 else 128 - code, int(told["step"]), str(told["phase"]))
@@ -84,19 +89,3 @@ def _once(command: Sequence[str], life: pathlib.Path, stopping: threading.Event)
 
 def _as_shell(code: int) -> int:
     return code if code >= 0 else 128 - code
-
-
-@contextlib.contextmanager
-def _passing_on(process: subprocess.Popen[bytes], stopping: threading.Event) -> Iterator[None]:
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-        if process.poll() is None:
-            process.send_signal(number)
-
-    names = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    old = {name: signal.signal(name, pass_on) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in old.items():
-            signal.signal(name, handler)

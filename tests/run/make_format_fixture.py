@@ -12,15 +12,14 @@ from rich.console import Console
 from lepjax.core.serialise import to_json
 from lepjax.experiment import Steps
 from lepjax.models.gpt2 import Gpt2
-from lepjax.run import files
+from lepjax.run import files, manifest
 from lepjax.run.callbacks import Callback
 from lepjax.run.fit import interrupted
-from lepjax.run.manifest import FORMAT
 from lepjax.run.train import train
 from lepjax.testing import hex_losses
 from tests.tiny import TinyText, tiny
 
-FOLDER = pathlib.Path(__file__).parent / "fixtures" / f"format-{FORMAT}"
+FOLDER = pathlib.Path(__file__).parent / "fixtures" / f"format-{manifest.FORMAT}"
 KEPT = ("experiment.json", "plan.json", "metrics.jsonl", "checkpoints")
 
 
@@ -40,6 +39,15 @@ def experiment(run):
     )
 
 
+def without_its_place(step):
+    """Orbax notes where it wrote; nothing reads it back."""
+    leaves = manifest.read(step)["leaves"]
+    for note in step.rglob("commit_success.txt"):
+        note.write_text("Checkpoint commit was successful\n")
+    (step / manifest.NAME).unlink()  # a manifest does not list itself
+    manifest.commit(step, int(step.name), leaves)
+
+
 def main():
     if FOLDER.exists():
         raise SystemExit(f"{FOLDER} is there already: later versions must read what this one wrote")
@@ -51,6 +59,7 @@ def main():
         if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     shutil.rmtree(FOLDER / "checkpoints" / "2")
+    without_its_place(FOLDER / "checkpoints" / "4")
     files.write_json(FOLDER / "experiment.json", to_json(experiment("")))
     files.write_json(FOLDER / "losses.json", hex_losses(oracle))
     shutil.rmtree(oracle)

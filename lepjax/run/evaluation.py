@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -52,22 +52,33 @@ class Evaluator:
             self._programs[shape] = lowered.compile()
         return self._programs[shape]
 
-    def final(self, state: State) -> dict[str, float]:
+    def final(self, state: State, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Metrics of the splits that are scored once, after training."""
-        return self._score(self._final, state)
+        return self._score(self._final, state, alive)
 
-    def __call__(self, state: State) -> dict[str, float]:
-        """Metrics of all splits. With an average of the parameters, it is the average that is evaluated."""
-        return self._score(self._splits, state)
+    def __call__(self, state: State, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Metrics of all splits. With an average of the parameters, it is the average that is evaluated.
 
-    def _score(self, splits: dict[str, Prepared], state: State) -> dict[str, float]:
+        `alive` is called before every batch: a watchdog must not take a long evaluation for a hang.
+        """
+        return self._score(self._splits, state, alive)
+
+    def _score(self, splits: dict[str, Prepared], state: State, alive: Callable[[], None]) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
         results: dict[str, float] = {}
         for split, (batches, shardings, measure) in splits.items():
             on_device = placed_ahead(read_ahead(batches, 0), shardings, part=batches.part)
-            parts = (measure(params, state.model_state, batch, state.hparams) for _, batch in on_device)
+            told = telling(on_device, alive)
+            parts = (measure(params, state.model_state, batch, state.hparams) for _, batch in told)
             results |= {f"{split}_{name}": value for name, value in merged(self.metrics, parts).items()}
         return results
+
+
+def telling(items: Iterable[Any], tell: Callable[[], None]) -> Iterator[Any]:
+    """The items; `tell` is called before each."""
+    for item in items:
+        tell()
+        yield item
 
 
 def merged(metrics: dict[str, Metric], parts: Iterable[Any]) -> dict[str, float]:
@@ -109,7 +120,7 @@ class Evaluate(Callback):
         loop.flush()
         jax.block_until_ready(loop.state)  # steps still running are not evaluation time
         with loop.clock.phase("evaluation"):
-            loop.results, loop.evaluated = self.evaluator(loop.state), loop.step
+            loop.results, loop.evaluated = self.evaluator(loop.state, loop.clock.beat), loop.step
         loop.publish(loop.step, loop.results)
 
 

@@ -335,9 +335,9 @@ class _Run:
         costs = self.checkpoints.costs
         if complete:
             with self.clock.phase("final"):
-                scores = {f"last_{name}": value for name, value in evaluator.final(loop.state).items()}
+                scores = {f"last_{name}": value for name, value in evaluator.final(loop.state, self.clock.beat).items()}
                 state = self._best_state(loop, best)
-                scores |= evaluator.final(state) if state is not loop.state else _renamed(scores)
+                scores |= evaluator.final(state, self.clock.beat) if state is not loop.state else _renamed(scores)
                 trained = Trained(self.built, state, {**loop.results, **scores})
                 sections = tuple(final.evaluate(trained) for final in self.experiment.final)
         else:

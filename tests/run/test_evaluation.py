@@ -46,6 +46,13 @@ def test_metrics_equal_the_unpadded_values(evaluated):
         assert ours[name] == pytest.approx(value, rel=1e-5), name
 
 
+def test_every_batch_is_a_sign_of_life(evaluated):
+    built, state = evaluated
+    alive = []
+    Evaluator(built)(state, lambda: alive.append(1))
+    assert len(alive) == len(built.scored("dev")) > 1
+
+
 def test_sabotage_a_leaking_pad_row_is_noticed(evaluated, monkeypatch):
     def leak(self, cursor):
         ids, epochs = batch(self, cursor)

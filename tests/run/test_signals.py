@@ -124,12 +124,12 @@ class Signalling(Evaluator):
 
     count = 0
 
-    def __call__(self, state):
+    def __call__(self, state, alive):
         Signalling.count += 1
         if Signalling.count == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)
-        return super().__call__(state)
+        return super().__call__(state, alive)
 
 
 def outcome(run):

@@ -36,6 +36,7 @@ from lepjax.data.quarantine import Quarantined
 from lepjax.experiment import Experiment
 from lepjax.run import files
 
+CLAIM_SECONDS = 0.5
 PACKAGES = ("lepjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -95,7 +96,7 @@ class RunDirectory:
             raise UserError(
                 f"cannot be written ({error.strerror})", where=str(self.path), fix="Pass --run-dir."
             ) from error
-        self._take(lock)
+        self._take(lock, fcntl.LOCK_EX, CLAIM_SECONDS)
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         lock.flush()
@@ -103,24 +104,32 @@ class RunDirectory:
         files.write_json(self.path / "experiment.json", to_json(experiment))
 
     def check_free(self) -> None:
-        """Raises `UserError` where another process trains here. Takes and changes nothing."""
+        """Raises `UserError` where another process trains here. Changes nothing."""
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             open(self.path / ".lock", encoding="utf-8") as lock,
         ):
-            self._take(lock)
+            self._take(lock, fcntl.LOCK_SH)  # two that look do not meet
 
-    def _take(self, lock: IO[str]) -> None:
-        """The kernel lets go of a lock when its process ends, however it ends: none is ever stale."""
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.seek(0)
-            raise UserError(
-                f"another process trains here ({lock.read().strip() or 'unknown'})",
-                where=str(self.path),
-                fix="Wait for it, stop it, or pass another --run-dir.",
-            ) from error
+    def _take(self, lock: IO[str], how: int, seconds: float = 0.0) -> None:
+        """The kernel lets go of a lock when its process ends, however it ends: none is ever stale.
+
+        Tries for some seconds: another start may just be looking.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return fcntl.flock(lock, how | fcntl.LOCK_NB)
+            except OSError as error:
+                if time.monotonic() < end:
+                    time.sleep(0.05)
+                    continue
+                lock.seek(0)
+                raise UserError(
+                    f"another process trains here ({lock.read().strip() or 'unknown'})",
+                    where=str(self.path),
+                    fix="Wait for it, stop it, or pass another --run-dir.",
+                ) from error
 
     def _check_owner(self, experiment: Experiment) -> None:
         if not self.path.exists():

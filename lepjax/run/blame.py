@@ -17,10 +17,10 @@ from lepjax.data.source import Rows
 from lepjax.experiment import Built
 from lepjax.run.backward import first_in_backward, order_of_use, stacked
 from lepjax.run.debug import watch_modules
+from lepjax.run.provenance import of_record, shortened, text_of
 from lepjax.run.replay import Skipped
 
 SHOWN = 8  # records
-TEXT = 72  # characters of a record
 LOWER = 24  # halvings of the loss scale that are tried
 
 
@@ -151,23 +151,12 @@ class Alone:
 
     def told(self, row: int) -> str:
         ids, epochs = np.atleast_1d(self.ids[row]), np.atleast_1d(self.epochs[row])
+        record, epoch = int(ids[ids >= 0][0]), int(epochs[ids >= 0][0])
         named = ", ".join(str(i) for i in ids if i >= 0)
-        where = f"  record {named} (row {self.places[row]} of the batch, epoch {epochs[ids >= 0][0]})"
-        return f"{where}{self._text(int(ids[ids >= 0][0]), row)}"
-
-    def _text(self, record: int, row: int) -> str:
-        """Where the record comes from, and how it reads, as far as the data know."""
-        source: Any = getattr(self.built.source, "records", self.built.source)
-        origin, texts, vocabulary = (
-            getattr(source, "origin", None),
-            getattr(source, "texts", ()),
-            self.built.splits.vocabulary,
-        )
-        text = texts[record] if texts else ""
-        if not text and vocabulary is not None and "tokens" in self.rows[row]:
-            text = vocabulary.decode(self.rows[row]["tokens"][0])
-        place = f" {origin(record)}" if origin is not None else ""
-        return f"{place}: {text[:TEXT]!r}" if text else place
+        where = f"  record {named} (row {self.places[row]} of the batch, epoch {epoch})"
+        shown = of_record(self.built.source, record, epoch)
+        text = shortened(text_of(shown, self.built.splits))
+        return f"{where}{f' {shown.where}' if shown.where else ''}{f': {text!r}' if text else ''}"
 
 
 def _flags(leaf: parameters.Leaf, gradient: jax.Array) -> jax.Array:

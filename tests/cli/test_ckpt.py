@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from lepjax.cli.ckpt import DIFFERENT, run
 from lepjax.core.errors import CONFIGURATION, DONE, guarded
+from tests.damage import flip_a_bit
 from tests.run.make_format_fixture import FOLDER
 
 
@@ -15,13 +16,6 @@ from tests.run.make_format_fixture import FOLDER
 def copy(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "run")
     return tmp_path / "run"
-
-
-def flip_a_bit(folder):
-    victim = max((p for p in (folder / "params").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
 
 
 def test_list_and_verify(copy, capsys):

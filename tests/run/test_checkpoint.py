@@ -18,6 +18,7 @@ from lepjax.run import checkpoint, disk, manifest
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.manifest import Damaged
 from lepjax.run.named import flatten, unflatten
+from tests.damage import flip_a_bit
 from tests.tiny import tiny
 
 META = {"plan": "p", "memory": {}, "results": {}}
@@ -53,14 +54,6 @@ def saved(written, tmp_path):
     checkpoints = quiet(tmp_path / "checkpoints")
     yield built, state, checkpoints
     checkpoints.close()
-
-
-def flip_a_bit(folder):
-    """In the middle of the largest file of the parameters."""
-    victim = max((p for p in (folder / "params").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
 
 
 def assert_equal(ours, theirs):

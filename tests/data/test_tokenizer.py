@@ -1,7 +1,6 @@
 """Tokenizers: the ids that Hugging Face's libraries give, every word's tag, every window of a context."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from hypothesis import strategies as st
 from lepjax.core.errors import UserError
 from lepjax.data import datasets
 from lepjax.data.tokenizer import Tokenizer
+from tests.data.encodings import FILES, rows
 
-FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
 WORDS = ["the", "London", "unaffable", "Ärger", "北京大学", "can't", "3.14", "\u200b", "\u0301", "😀", "a b", "x" * 120]
 WORDS += ["[SEP]", "ﬀ", "…", ",", "'s", "antidisestablishmentarianism"]
 TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join) | st.text(
@@ -21,71 +20,6 @@ TEXT = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join) | st.text(
 )
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4)
 LENGTHS = st.integers(4, 40)
-
-
-@pytest.fixture(scope="session")
-def minilm(test_data):
-    return test_data / "weights" / "minilm_l6_fp16"
-
-
-@pytest.fixture(scope="session")
-def bert(minilm):
-    return Tokenizer.load(minilm)
-
-
-@pytest.fixture(scope="session")
-def bert_reference(minilm):
-    """The library's own truncation."""
-    return reference(minilm / "tokenizer.json")
-
-
-def reference(file):
-    tokenizer = tokenizers.Tokenizer.from_file(str(file))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-@pytest.fixture(scope="session")
-def roberta_folder(tmp_path_factory, minilm):
-    """A small byte-level vocabulary as RoBERTa's files hold it."""
-    folder = tmp_path_factory.mktemp("roberta")
-    trained = tokenizers.ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    text = (minilm / "vocab.txt").read_text(encoding="utf-8").replace("##", "").split()
-    trained.train_from_iterator([" ".join(text[i : i + 20]) for i in range(0, len(text), 20)], 900, 2, False, special)
-    trained.save_model(str(folder))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def roberta(roberta_folder):
-    return Tokenizer.load(roberta_folder)
-
-
-@pytest.fixture(scope="session")
-def roberta_reference(roberta_folder, tmp_path_factory):
-    """The same as one file, with a prefix space, as transformers wants it for words."""
-    pieces = [str(roberta_folder / name) for name in ("vocab.json", "merges.txt")]
-    built = tokenizers.ByteLevelBPETokenizer.from_file(*pieces, add_prefix_space=True)
-    ends = [(token, built.token_to_id(token)) for token in ("</s>", "<s>")]
-    built._tokenizer.post_processor = tokenizers.processors.RobertaProcessing(*ends)
-    path = tmp_path_factory.mktemp("reference") / "tokenizer.json"
-    built.save(str(path))
-    return reference(path)
-
-
-@pytest.fixture
-def folder(tmp_path, minilm):
-    """The files of a BERT tokenizer, to be broken."""
-    for name in FILES:
-        shutil.copy(minilm / name, tmp_path / name)
-        (tmp_path / name).chmod(0o644)
-    return tmp_path
-
-
-def rows(encoded):
-    return [encoded[i].tolist() for i in range(len(encoded))]
 
 
 # ---- the same ids ----
@@ -330,91 +264,3 @@ def test_questions_too_long_for_a_window(bert):
         bert.encode_qa(["why " * 100], ["a"], 80, 16)
     with pytest.raises(UserError, match="contexts: 1 questions and 0 contexts"):
         bert.encode_qa(["a"], [])
-
-
-# ---- files ----
-
-
-def test_roberta_files(roberta, roberta_folder):
-    ids = {token: index for index, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])}
-    assert [roberta.cls, roberta.pad, roberta.sep, roberta.unk, roberta.mask] == list(ids.values())
-    assert roberta.special_ids == (0, 1, 2, 3, 4) and roberta.size == 900
-    single, pair = roberta.encode(["hello"]), roberta.encode(["hello"], ["you"])
-    assert single[0][0] == 0 and single[0][-1] == 2
-    text = single[0][1:-1].tolist()
-    assert pair[0].tolist()[: len(text) + 3] == [0, *text, 2, 2] and not pair.type_ids.any()
-    assert rows(roberta.encode(["a <mask>"]))[0][-2] == 4
-    assert roberta.decode(single[0]) == "hello"
-    assert [file.name for file in roberta.files] == ["vocab.json", "merges.txt"]
-
-
-def test_gpt2_files(test_data):
-    gpt2 = Tokenizer.load(test_data / "tokenizers" / "gpt2")
-    assert gpt2.size == 50257 and gpt2.special_ids == (50256,)
-    assert (gpt2.cls, gpt2.sep, gpt2.mask, gpt2.unk, gpt2.pad) == (None, None, None, None, 0)
-    assert rows(gpt2.encode(["Hello world"])) == [[15496, 995]]
-    assert gpt2.encode(["Hello"], [" world"]).ids.tolist() == [15496, 995]
-    assert gpt2.decode([15496, 995]) == "Hello world"
-
-
-def test_a_word_that_nothing_stands_for(tmp_path):
-    bare = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
-    bare.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = Tokenizer.load(tmp_path)
-    assert rows(tokenizer.encode_words([["a", "ab"], []])) == [[0, 0, 1], []]
-    with pytest.raises(UserError, match="words: no token stands for the word 'z', and there is no unknown token"):
-        tokenizer.encode_words([["a", "z"]])
-
-
-def test_special_tokens_by_other_names(folder):
-    (folder / "special_tokens_map.json").write_text('{"cls_token": {"content": "[unused1]"}, "sep_token": "[SEP]"}')
-    (folder / "tokenizer_config.json").write_text("{}")
-    assert (Tokenizer.load(folder).cls, Tokenizer.load(folder).sep) == (2, 102)
-
-
-DAMAGE = {
-    "tokenizer.json cut": ("tokenizer.json", lambda data: data[:5000], "tokenizer.json: is damaged"),
-    "tokenizer.json empty": ("tokenizer.json", lambda data: b"", "tokenizer.json: is damaged"),
-    "tokenizer.json other": ("tokenizer.json", lambda data: b'{"a": 1}', "tokenizer.json: is damaged"),
-    "config cut": ("tokenizer_config.json", lambda data: data[:50], "tokenizer_config.json: is no JSON"),
-    "map list": ("special_tokens_map.json", lambda data: b"[]", "special_tokens_map.json: is no JSON object"),
-    "vocab empty": ("vocab.txt", lambda data: b"", "vocab.txt: no [UNK] among 0 word pieces"),
-    "vocab cut": ("vocab.txt", lambda data: data[:600], "vocab.txt: no [UNK] among"),
-    "vocab bytes": ("vocab.txt", lambda data: b"[PAD]\n\xff\n", "vocab.txt line 2: byte 0xff is not UTF-8"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGE)
-def test_damaged_files(folder, name):
-    file, damage, message = DAMAGE[name]
-    if file == "vocab.txt":
-        (folder / "tokenizer.json").unlink()
-    (folder / file).write_bytes(damage((folder / file).read_bytes()))
-    refused(folder, f"{folder}/{message}")
-
-
-def refused(folder, message):
-    with pytest.raises(UserError) as error:
-        Tokenizer.load(folder)
-    assert str(error.value).startswith(message) and "\n" not in str(error.value)
-
-
-def test_damaged_roberta_files(roberta_folder, tmp_path):
-    shutil.copytree(roberta_folder, tmp_path / "r")
-    (tmp_path / "r" / "vocab.json").write_text('["a"]')
-    refused(tmp_path / "r", f"{tmp_path}/r/vocab.json: is no JSON object")
-    (tmp_path / "r" / "vocab.json").write_text('{"a": "b"}')
-    refused(tmp_path / "r", f"{tmp_path}/r/vocab.json: is no vocabulary")
-    (tmp_path / "r" / "vocab.json").write_text('{"a": 0}')
-    refused(tmp_path / "r", f"{tmp_path}/r/merges.txt: is damaged")
-    (tmp_path / "r" / "merges.txt").unlink()
-    refused(
-        tmp_path / "r", f"{tmp_path}/r: no tokenizer. Copy tokenizer.json, vocab.txt, or vocab.json with merges.txt"
-    )
-    refused(tmp_path / "none", f"{tmp_path}/none (no such folder): no tokenizer")
-
-
-def test_the_digest_tells_files_apart(folder, bert):
-    assert Tokenizer.load(folder).digest == bert.digest
-    (folder / "tokenizer_config.json").write_text("{}")
-    assert Tokenizer.load(folder).digest != bert.digest

@@ -14,7 +14,7 @@ FLOORS = (
     ("checks",),
     ("experiment",),
     ("run",),
-    ("report", "plan", "testing", "chaos"),
+    ("report", "plan", "testing", "chaos", "tune"),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -122,7 +122,7 @@ class Experiment:
     bfloat16_stored."""
     accumulate: int = 1
     """Microbatches per optimizer step."""
-    ema: float | None = hparam(None)
+    ema: float | None = hparam(None, leaf="ema_decay")
     """Decay of an average of the parameters, which is then evaluated; None keeps none."""
     spikes: Spikes = Spikes()
     """What to do about loss spikes: SkipSpikes or RewindSpikes of `core.spikes`; by default nothing."""
@@ -202,6 +202,8 @@ class Built:
     loss: Loss
     step: Step
     measure: Callable[..., Any]
+    fresh: Callable[[Any, dict[str, Any]], State]
+    """`fresh(seed, weights)`, pure: the state before step 0."""
     init: Callable[[], State]
     abstract: State
     shardings: State
@@ -222,11 +224,17 @@ class Built:
         return Batches(source, plan, len(plan), self.placement.part(len(plan.batch(0)[0])))
 
 
-def build(experiment: Experiment, devices: list[jax.Device] | None = None, passes: float | None = None) -> Built:
+def build(
+    experiment: Experiment,
+    devices: list[jax.Device] | None = None,
+    passes: float | None = None,
+    splits: Splits | None = None,
+) -> Built:
     """Composes everything a run needs. Raises `UserError` for what does not fit, before anything is compiled.
 
     `passes` over the training records are what the plan's shapes are chosen for; None takes the experiment's length. A run
-    keeps those it began with: other shapes would be another plan.
+    keeps those it began with: other shapes would be another plan. `splits` are the experiment's data, where they are read
+    already.
     """
     checks.check_seed(experiment.seed)
     checks.check_counts(experiment)
@@ -244,7 +252,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
     placement.parameters(model.leaves)  # what does not divide is an error now, not after reading the data
     for axis, size in experiment.model.activations.items():
         placement.sharding((axis,), (size,), "model")
-    splits = experiment.data.load()
+    splits = experiment.data.load() if splits is None else splits
     checks.check_vocabulary(experiment, splits)
     checks.check_labels(experiment, splits)
     task = experiment.task.on(splits)
@@ -275,6 +283,7 @@ def build(experiment: Experiment, devices: list[jax.Device] | None = None, passe
         loss=parts.loss,
         step=parts.step,
         measure=make_measure(task, model),
+        fresh=parts.fresh,
         init=init,
         abstract=parts.abstract,
         shardings=parts.shardings,

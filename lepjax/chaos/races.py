@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from lepjax.chaos.chain import PATIENCE, Fault, Struck
 from lepjax.chaos.oracle import Oracle
 from lepjax.chaos.trial import Subject, Trial
-from lepjax.core.errors import CONFIGURATION, UserError
+from lepjax.core.errors import CONFIGURATION, DONE, UserError
 
 LATE = 2.0  # seconds that the second may take once it is loaded
 
@@ -30,7 +30,7 @@ def races(subject: Subject, oracle: Oracle, loaded: float, rng: random.Random) -
         yield Fault(lambda trial, delay=delay: _race(subject, trial, loaded, delay))  # type: ignore[misc]
 
 
-def _race(subject: Subject, trial: Trial, loaded: float, delay: float) -> Struck:
+def _race(subject: Subject, trial: Trial, loaded: float, delay: float) -> Struck | None:
     other = subject.start(trial.run)
     both = (trial, other)
     try:
@@ -43,6 +43,8 @@ def _race(subject: Subject, trial: Trial, loaded: float, delay: float) -> Struck
         loser = over[0]
         winner = other if loser is trial else trial
         if not winner.until(winner.stepped):
+            if (loser.code(), winner.code()) == (DONE, DONE):
+                return None  # the run before was finished: there was nothing to train
             return Struck("nobody trained", f"both ended: {loser.last_words()} and {winner.last_words()}")
         time.sleep(delay)
     finally:

@@ -14,9 +14,11 @@ from typing import Any
 IDENTITY, HPARAM, RUNTIME = "identity", "hparam", "runtime"
 
 
-def hparam(default: Any) -> Any:
-    """A dataclass field whose value becomes a float32 leaf of the state (or tells how long to train)."""
-    return dataclasses.field(default=default, metadata={"kind": HPARAM})
+def hparam(default: Any, leaf: str = "") -> Any:
+    """A dataclass field whose value becomes a float32 leaf of the state (or tells how long to train). `leaf` is the leaf's
+    name, where it is not the field's.
+    """
+    return dataclasses.field(default=default, metadata={"kind": HPARAM, "leaf": leaf})
 
 
 def runtime(default: Any) -> Any:

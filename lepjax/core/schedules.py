@@ -33,12 +33,17 @@ def progress(step: Number, warmup_steps: Number, decay_steps: Number) -> jax.Arr
 class Schedule:
     """The learning rate at each step; `hparams["learning_rate"]` is its peak."""
 
-    warmup: int | float = hparam(0)
+    warmup: int | float = hparam(0, leaf="warmup_steps")
     """Linear warmup from 0: a whole number counts steps, a fraction is a share of the run."""
+    end: int | float = hparam(1.0, leaf="decay_steps")
+    """Where the decay ends: a whole number counts steps from 0, a fraction is a share of the run."""
 
     def hparams(self, total_steps: int) -> dict[str, float]:
         """Initial values of the leaves that `__call__` reads."""
-        return {"warmup_steps": in_steps(self.warmup, total_steps, "warmup"), "decay_steps": float(total_steps)}
+        return {
+            "warmup_steps": in_steps(self.warmup, total_steps, "warmup"),
+            "decay_steps": in_steps(self.end, total_steps, "end"),
+        }
 
     def __call__(self, step: Number, hparams: dict[str, Any]) -> jax.Array:
         """float32[] learning rate at int32[] `step`."""
@@ -60,7 +65,7 @@ class Constant(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class _Decay(Schedule):
-    final: float = hparam(0.0)
+    final: float = hparam(0.0, leaf="final_lr_fraction")
     """The share of the peak that remains at the end."""
 
     def hparams(self, total_steps: int) -> dict[str, float]:
@@ -90,7 +95,7 @@ class Cosine(_Decay):
 class WarmupStableDecay(_Decay):
     """The peak, then a straight line to `final` of it over the last steps (Hu et al., MiniCPM, 2024)."""
 
-    cooldown: int | float = hparam(0.2)
+    cooldown: int | float = hparam(0.2, leaf="cooldown_steps")
     """The length of the final decay: a whole number counts steps, a fraction is a share of the run."""
 
     def hparams(self, total_steps: int) -> dict[str, float]:
@@ -107,9 +112,9 @@ class WarmupStableDecay(_Decay):
 class Exponential(_Decay):
     """The peak times `rate` for every `every` steps after the warmup, never below `final` of it."""
 
-    rate: float = hparam(0.5)
+    rate: float = hparam(0.5, leaf="decay_rate")
     """The factor of one interval."""
-    every: int | float = hparam(0.1)
+    every: int | float = hparam(0.1, leaf="decay_every")
     """The interval: a whole number counts steps, a fraction is a share of the run."""
 
     def hparams(self, total_steps: int) -> dict[str, float]:

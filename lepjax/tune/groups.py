@@ -1,0 +1,132 @@
+"""Which trials can share a program, and the programs that were made for them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+
+from lepjax import experiment as experiments
+from lepjax.core.errors import UserError
+from lepjax.data.loader import Batches
+from lepjax.data.source import Data, Splits
+from lepjax.experiment import Built, Experiment
+from lepjax.tune.alone import Alone
+from lepjax.tune.memory import available, needed
+from lepjax.tune.objective import Objective
+from lepjax.tune.programs import Job, Program, Stacked
+
+SHRINK = 4  # a smaller program is worth compiling where at most this share of the trials is left
+
+
+@dataclasses.dataclass
+class Groups:
+    """Programs by shape and size, compiled when they are needed and kept.
+
+    Trials with equal identities, their seeds apart, differ in leaves only and share a program.
+    """
+
+    objective: Objective
+    together: int
+    """Jobs side by side; 1 trains them one after another, each on the experiment's mesh."""
+    shared: bool
+    """All jobs that train together read the data in the same order."""
+    order_seed: int | None
+    """Whose order all trials read the data in; None: each that of its own seed."""
+    devices: Sequence[jax.Device]
+    data: dict[Data, Splits]
+    """What was read already."""
+    compiles: int = 0
+    """Training steps that were compiled."""
+
+    def __post_init__(self) -> None:
+        self._built: dict[str, Built] = {}
+        self._programs: dict[tuple[str, int], Program] = {}
+        self._jobs: dict[str, tuple[Batches, int]] = {}
+
+    def key(self, experiment: Experiment) -> str:
+        """Equal for trials that can share a program."""
+        key = experiments.identity(dataclasses.replace(experiment, seed=0))
+        built = self._built.get(key) or self._build(experiment, key)
+        if len(built.plan.shapes()) == 1:
+            return key
+        # Which shapes a plan of several has depends on how long it is.
+        key = f"{key} {experiment.length}"
+        if key not in self._built:
+            self._build(experiment, key)
+        if not self.shared:
+            fix = 'Pass order="shared" (--order shared), or one shape (no buckets).'
+            raise UserError("batches of several shapes, in another order for every seed", where="order", fix=fix)
+        return key
+
+    @property
+    def count(self) -> int:
+        """Groups seen so far."""
+        return len({key for key, _ in self._programs})
+
+    def _build(self, experiment: Experiment, key: str) -> Built:
+        splits = self.splits(experiment)
+        if self.together == 1:
+            built = experiments.build(experiment, list(self.devices), splits=splits)
+        else:
+            alone = dataclasses.replace(experiment, mesh="auto", offload_optimizer=False)
+            built = experiments.build(alone, list(self.devices[:1]), splits=splits)
+        self._built[key] = built
+        return built
+
+    def splits(self, experiment: Experiment) -> Splits:
+        if experiment.data not in self.data:
+            self.data[experiment.data] = experiment.data.load()
+        return self.data[experiment.data]
+
+    def job(self, experiment: Experiment) -> Job:
+        """What a program needs to train this experiment."""
+        built = self._built[self.key(experiment)]
+        ordered = experiment if self.order_seed is None else dataclasses.replace(experiment, seed=self.order_seed)
+        key = f"{self.key(experiment)} {ordered.seed} {experiment.length}"
+        if key not in self._jobs:
+            order = experiments.planned(ordered, built.splits)
+            part = built.placement.part(experiment.data.batch_size)
+            self._jobs[key] = Batches(order.source, order.plan, order.total_steps, part), order.total_steps
+        batches, total_steps = self._jobs[key]
+        return Job(experiment, total_steps, batches)
+
+    def program(self, key: str, count: int) -> Program:
+        """One that holds `count` jobs, of the size that `sizes` has for them."""
+        size = self.size(count)
+        if (key, size) not in self._programs:
+            built = self._built[key]
+            if self.together == 1:
+                program: Program = Alone(built, self.objective)
+            else:
+                program = Stacked(built, size, self.objective, self.shared, self.devices)
+                if (bytes_ := needed(program.compiled)) > (limit := available(self.devices[0])) and size > self.least:
+                    raise OutOfMemory(f"{size} trials need {bytes_ / 1e9:.1f} GB, {limit / 1e9:.1f} GB are free")
+            self._programs[key, size] = program
+            self.compiles += len(built.plan.shapes())
+        return self._programs[key, size]
+
+    @property
+    def least(self) -> int:
+        return 1 if self.together == 1 else len(self.devices)
+
+    def size(self, count: int) -> int:
+        """The smallest of together, together / 4, together / 16, ... that holds `count`: few programs, little idle room."""
+        size = self._whole(self.together)
+        while self._whole(size // SHRINK) >= count and size > self.least:
+            size = self._whole(size // SHRINK)
+        return size
+
+    def _whole(self, size: int) -> int:
+        """Up to a multiple of the devices."""
+        return -(-max(size, 1) // self.least) * self.least
+
+    def halve(self) -> None:
+        """After the devices ran out of memory: half as many side by side."""
+        self.together = max(self.together // 2, 2)
+        self._programs = {key: p for key, p in self._programs.items() if p.size <= self._whole(self.together)}
+
+
+class OutOfMemory(Exception):
+    """So many trials do not fit side by side."""

@@ -30,8 +30,6 @@ class Groups:
     objective: Objective
     together: int
     """Jobs side by side; 1 trains them one after another, each on the experiment's mesh."""
-    shared: bool
-    """All jobs that train together read the data in the same order."""
     order_seed: int | None
     """Whose order all trials read the data in; None: each that of its own seed."""
     devices: Sequence[jax.Device]
@@ -42,7 +40,7 @@ class Groups:
 
     def __post_init__(self) -> None:
         self._built: dict[str, Built] = {}
-        self._programs: dict[tuple[str, int], Program] = {}
+        self._programs: dict[tuple[str, bool, int], Program] = {}
         self._jobs: dict[str, tuple[Batches, int]] = {}
 
     def key(self, experiment: Experiment) -> str:
@@ -55,15 +53,12 @@ class Groups:
         key = f"{key} {experiment.length}"
         if key not in self._built:
             self._build(experiment, key)
-        if not self.shared:
-            fix = 'Pass order="shared" (--order shared), or one shape (no buckets).'
-            raise UserError("batches of several shapes, in another order for every seed", where="order", fix=fix)
         return key
 
     @property
     def count(self) -> int:
         """Groups seen so far."""
-        return len({key for key, _ in self._programs})
+        return len({key for key, _, _ in self._programs})
 
     def _build(self, experiment: Experiment, key: str) -> Built:
         splits = self.splits(experiment)
@@ -92,20 +87,29 @@ class Groups:
         batches, total_steps = self._jobs[key]
         return Job(experiment, total_steps, batches)
 
-    def program(self, key: str, count: int) -> Program:
-        """One that holds `count` jobs, of the size that `sizes` has for them."""
+    def program(self, key: str, shared: bool, count: int) -> Program:
+        """One for at least `count` jobs, which read the data in the same order (`shared`) or each in its own.
+
+        Raises `OutOfMemory` where so many do not fit, `UserError` where batches of the same step differ in shape.
+        """
         size = self.size(count)
-        if (key, size) not in self._programs:
+        if (key, shared, size) not in self._programs:
             built = self._built[key]
-            if self.together == 1:
-                program: Program = Alone(built, self.objective)
-            else:
-                program = Stacked(built, size, self.objective, self.shared, self.devices)
-                if (bytes_ := needed(program.compiled)) > (limit := available(self.devices[0])) and size > self.least:
-                    raise OutOfMemory(f"{size} trials need {bytes_ / 1e9:.1f} GB, {limit / 1e9:.1f} GB are free")
-            self._programs[key, size] = program
+            self._programs[key, shared, size] = self._made(built, shared, size)
             self.compiles += len(built.plan.shapes())
-        return self._programs[key, size]
+        return self._programs[key, shared, size]
+
+    def _made(self, built: Built, shared: bool, size: int) -> Program:
+        if self.together == 1:
+            return Alone(built, self.objective)
+        if not shared and len(built.plan.shapes()) > 1:
+            fix = "Use order shared, together 1, or batches of one shape (no buckets)."
+            raise UserError("jobs with different seeds read batches of different shapes", where="order", fix=fix)
+        program = Stacked(built, size, self.objective, shared, self.devices)
+        need, free = needed(program.compiled), available(self.devices[0])
+        if need > free and size > self.least:
+            raise OutOfMemory(f"{size} trials need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+        return program
 
     @property
     def least(self) -> int:

@@ -121,6 +121,16 @@ def _import(path: pathlib.Path) -> ModuleType:
     return module
 
 
+def space_of(target: str) -> Any:
+    """What the function `space` of an experiment's file returns: the fields that are worth searching, and their ranges."""
+    path = pathlib.Path(target.partition(":")[0])
+    function = getattr(_import(path), "space", None)
+    if not inspect.isfunction(function):
+        fix = "Pass --space NAME=RANGE, or define `def space()` there."
+        raise UserError("says nothing of what to search", where=str(path), fix=fix)
+    return function()
+
+
 def run_of(target: str, overrides: list[str]) -> tuple[RunDirectory, Experiment]:
     """The run of an experiment file (with overrides) or a run directory, to look at what it learned."""
     from lepjax.cli._overrides import apply

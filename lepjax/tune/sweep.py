@@ -49,7 +49,7 @@ def sweep(
     order: str = "seed",
     metric: str = "",
     mode: str = "",
-    seed: int = 0,
+    sampler_seed: int = 0,
     rescore: int = 0,
     seconds: float = math.inf,
     name: str = "sweep",
@@ -90,7 +90,12 @@ def sweep(
     folder = pathlib.Path(run_dir or f"runs/tune/{study or name}")
     folder.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{folder / 'study.db'}"
-    facts = {"experiment": experiments.identity(experiment), "metric": goal.name, "seeds": seeds, "seed": seed}
+    facts = {
+        "experiment": experiments.identity(experiment),
+        "metric": goal.name,
+        "seeds": seeds,
+        "sampler_seed": sampler_seed,
+    }
     shared = order == "shared" or (seeds == 1 and all(field.path != "seed" for field in found.values()))
     chosen = list(jax.devices() if devices is None else devices)
     width = _width(together, trials, seeds, chosen)
@@ -98,7 +103,7 @@ def sweep(
     with contextlib.closing(Study.open(url, study or name, space, trials, goal.mode, facts)) as record:
         with Live(console) as live:
             live.started(trials)
-            worker = Worker(experiment, space, found, search, rule, goal, groups, record, shared, seeds, seed)
+            worker = Worker(experiment, space, found, search, rule, goal, groups, record, shared, seeds, sampler_seed)
             while time.perf_counter() - begun < seconds and (cohort := record.claim(max(width // seeds, 1))):
                 worker.do(cohort)
                 live.update(record.trials(), groups.compiles, time.perf_counter() - begun)
@@ -139,7 +144,7 @@ class Worker:
     shared: bool
     """All jobs read the data in the same order."""
     seeds: int
-    seed: int
+    sampler_seed: int
 
     def do(self, cohort: Sequence[Trial]) -> None:
         """Asks for the values that are not there yet, and trains the trials, those of one shape together."""
@@ -155,7 +160,7 @@ class Worker:
             self._train(key, some)
 
     def _ask(self, trial: Trial) -> Trial:
-        values = self.sampler.suggest(self.space, self.study.seen(trial.ordinal), trial.ordinal, self.seed)
+        values = self.sampler.suggest(self.space, self.study.seen(trial.ordinal), trial.ordinal, self.sampler_seed)
         return self.study.assign(trial, values)
 
     def _train(self, key: str, some: Sequence[tuple[Trial, Experiment]]) -> None:

@@ -64,13 +64,15 @@ def check_vocabulary(experiment: Experiment, splits: Splits) -> None:
 
 
 def check_labels(experiment: Experiment, splits: Splits) -> None:
-    """Raises `UserError` where the model's head has another number of classes than the data."""
-    count = getattr(getattr(experiment.model, "head", None), "num_labels", None)
+    """Raises `UserError` where the model (or its head) has another number of classes than the data."""
+    head = getattr(experiment.model, "head", None)
+    part, called = ("model", "model") if head is None else ("model.head", "model's head")
+    count = getattr(experiment.model if head is None else head, "num_labels", None)
     if count is not None and splits.labels and count != len(splits.labels):
         raise UserError(
-            f"the data has {len(splits.labels)} labels, the model's head {count}",
-            where="model.head.num_labels",
-            fix=f"Pass --model.head.num-labels {len(splits.labels)}.",
+            f"the data has {len(splits.labels)} labels, the {called} {count}",
+            where=f"{part}.num_labels",
+            fix=f"Pass --{part}.num-labels {len(splits.labels)}.",
         )
 
 

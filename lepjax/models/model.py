@@ -40,7 +40,9 @@ class Model:
         return {}
 
     def flops_per_token(self, length: int) -> float:
-        """Floating-point operations of one forward and backward pass, per token of a sequence; 0 if not known."""
+        """Floating-point operations of one forward and backward pass, per token of a sequence (per record, where
+        records have no tokens); 0 if not known.
+        """
         return 0.0
 
     def weights(self, leaves: Leaves) -> dict[str, Any]:

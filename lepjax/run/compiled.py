@@ -107,8 +107,11 @@ class ByShape:
     def __call__(self, *arguments: Any) -> Any:
         shape = _shape(arguments[self.argument])
         if shape not in self.programs:
-            found, known = arguments[self.argument]["tokens"].shape, sorted(dict(s)["tokens"] for s in self.programs)
-            raise UserError(f"a batch of tokens {found}", where="plan", fix=f"It was compiled for {known}.")
+            given = dict(shape)
+            new = [name for name, size in shape if all(dict(s).get(name) != size for s in self.programs)] or [*given]
+            name = "tokens" if "tokens" in new else new[0]
+            known = sorted(dict(s).get(name, ()) for s in self.programs)
+            raise UserError(f"a batch of {name} {given[name]}", where="plan", fix=f"It was compiled for {known}.")
         return self.programs[shape](*arguments)
 
 

@@ -33,10 +33,10 @@ def in_notebook() -> bool:
 
 
 class ShowProgress(Callback):
-    """Step, loss, gradient norm, learning rate, useful tokens/s, MFU and HFU, time left."""
+    """Step, loss, gradient norm, learning rate, useful tokens/s (or whatever `unit` is), MFU and HFU, time left."""
 
-    def __init__(self, console: Console, utilisation: Utilisation | None = None) -> None:
-        self.console, self.utilisation = console, utilisation
+    def __init__(self, console: Console, utilisation: Utilisation | None = None, unit: str = "tokens") -> None:
+        self.console, self.utilisation, self.unit = console, utilisation, unit
         self._bar: Progress | None = None
         self._task: Any = None
         self._started = self._shown = 0.0
@@ -70,7 +70,7 @@ class ShowProgress(Callback):
             f"loss {values['train_loss']:.4f}",
             f"grad norm {values['train_grad_norm']:.3f}",
             f"lr {values['train_learning_rate']:.2e}",
-            f"{speed:,.0f} tokens/s",
+            f"{speed:,.0f} {self.unit}/s",
         ]
         if self.utilisation is not None:
             parts.append(self.utilisation.told(speed))

@@ -43,16 +43,17 @@ def before_training(console: Console, experiment: Experiment, built: Built, path
     looked_at = built.batches(min(built.total_steps, 16 if built.plan.note else 1))  # of unequal batches, a few
     shares = 1 if looked_at.part is None else looked_at.part.shares
     tokens = round(shares * sum(experiment.task.tokens(looked_at[i]) for i in range(len(looked_at))) / len(looked_at))
+    unit = experiment.task.unit
     batch = f"{experiment.data.batch_size} rows" + (
         f" in {experiment.accumulate} microbatches" * (experiment.accumulate > 1)
     )
-    say(console, f"step     {tokens:,} tokens ({batch}), {built.policy.name}")
+    say(console, f"step     {tokens:,} {unit} ({batch}), {built.policy.name}")
     epochs = built.total_steps / built.plan.steps_per_epoch
     records = built.plan.records
     say(
         console,
         f"plan     {built.total_steps:,} steps = {epochs:.3g} epochs of {records:,} records = "
-        f"{built.total_steps * tokens:,} tokens; the time is estimated after the first steps",
+        f"{built.total_steps * tokens:,} {unit}; the time is estimated after the first steps",
     )
     if built.plan.note:
         say(console, f"shapes   {built.plan.note}")

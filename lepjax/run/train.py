@@ -206,7 +206,7 @@ class _Run:
         main = main_process()
         chosen: list[Callback | None] = [
             LogMetrics(self.directory, experiment.must_save, self.say) if main else None,
-            ShowProgress(self.console, utilisation) if main else None,
+            ShowProgress(self.console, utilisation, experiment.task.unit) if main else None,
             ShowEvaluation(self.console, self.built.plan.steps_per_epoch, experiment.task.headline) if main else None,
             best,
             StopEarly(experiment.early_stopping) if experiment.early_stopping else None,
@@ -230,19 +230,20 @@ class _Run:
     def _all_useful(self) -> bool:
         """No padding: then useful tokens are all that is computed."""
         rows = self.built.batches()[0]
-        return "tokens" in rows and self.experiment.task.tokens(rows) == rows["tokens"].size
+        return self.experiment.task.tokens(rows) == math.prod(_places(rows))
 
     def _overhead(self, utilisation: cost.Utilisation, step: Compiled) -> float:
         """What a step multiplies, per FLOP of the formula for all its tokens."""
-        told = utilisation.flops_per_token * math.prod(step.given[1]["tokens"].shape)
+        told = utilisation.flops_per_token * math.prod(_places(step.given[1]))
         if math.isfinite(step.flops):
-            traced = f"{step.flops / 1e9:,.1f} GFLOP as traced (HFU)"
-            self.say(f"a step is {told / 1e9:,.1f} GFLOP by the formula of MFU, {traced}")
+            unit, size = ("GFLOP", 1e9) if told >= 1e9 else ("MFLOP", 1e6)
+            traced = f"{step.flops / size:,.1f} {unit} as traced (HFU)"
+            self.say(f"a step is {told / size:,.1f} {unit} by the formula of MFU, {traced}")
         return step.flops / told
 
     def _utilisation(self) -> cost.Utilisation | None:
-        tokens = self.built.batches(1)[0].get("tokens")
-        flops = 0.0 if tokens is None else self.experiment.model.flops_per_token(tokens.shape[-1])
+        _, *inner = _places(self.built.batches(1)[0])
+        flops = self.experiment.model.flops_per_token(inner[-1] if inner else 1)
         if not flops:
             return None
         rate = cost.matmul_rate(self.built.policy.compute)
@@ -375,6 +376,11 @@ def facts(experiment: Experiment) -> dict[str, str]:
     """What must be equal in all processes of a run: versions and every field."""
     versions = {name: metadata.version(name) for name in ("lepjax", "jax", "jaxlib", "flax", "optax")}
     return {**versions, **{path: repr(value) for path, _, value in fields.walk(experiment)}}
+
+
+def _places(batch: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of what a batch has room for: tokens, or rows where its records have none."""
+    return batch.get("tokens", batch["weight"]).shape
 
 
 def _renamed(last: dict[str, float]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -16,6 +16,8 @@ INPUTS = ("mask", "token_types", "segments", "positions", "firsts", "places")
 
 class EncoderTask(Task):
     """Batch: `tokens` int32[rows, length] and what else of `INPUTS` there is; see `models.bert.BertModule`."""
+
+    unit: ClassVar[str] = "tokens"
 
     def outputs(
         self, model: Functional, params: Any, model_state: Any, batch: Batch, drop: Dropout, train: bool

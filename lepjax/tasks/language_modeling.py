@@ -25,6 +25,8 @@ class LanguageModeling(Task):
 
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "bits_per_byte")
 
+    unit: ClassVar[str] = "tokens"
+
     bytes: bool = False
     """Tokens are bytes: report bits per byte."""
 

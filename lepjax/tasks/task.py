@@ -22,6 +22,8 @@ class Task:
 
     headline: ClassVar[tuple[str, ...]] = ("loss",)
     """The metrics that the terminal shows."""
+    unit: ClassVar[str] = "examples"
+    """What `tokens` counts."""
 
     def hparams(self) -> dict[str, float]:
         """Initial values of hyperparameters the loss reads."""

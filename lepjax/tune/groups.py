@@ -13,7 +13,7 @@ from lepjax.data.loader import Batches
 from lepjax.data.source import Data, Splits
 from lepjax.experiment import Built, Experiment
 from lepjax.tune.alone import Alone
-from lepjax.tune.memory import available, needed
+from lepjax.tune.memory import device_memory, needed
 from lepjax.tune.objective import Objective
 from lepjax.tune.programs import Job, Program, Stacked
 
@@ -106,9 +106,11 @@ class Groups:
             fix = "Use order shared, together 1, or batches of one shape (no buckets)."
             raise UserError("jobs with different seeds read batches of different shapes", where="order", fix=fix)
         program = Stacked(built, size, self.objective, shared, self.devices)
-        need, free = needed(program.compiled), available(self.devices[0])
+        need, free = needed(program.compiled), device_memory(program.mesh)
         if need > free and size > self.least:
-            raise OutOfMemory(f"{size} trials need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
+            raise OutOfMemory(
+                f"{size} trials need {need / 1e9:.1f} GB on each device, which has {free / 1e9:.1f} GB for them"
+            )
         return program
 
     @property

@@ -1,41 +1,46 @@
-"""What a program needs, and what a device has."""
+"""What a program needs, and how much memory a device has for one job."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-import re
 from typing import Any
 
-import jax
+from jax.sharding import Mesh
 
-SHARE = 0.9  # of the free memory that may be used
+SHARE = 0.9  # of an accelerator's memory: the rest is lost between arrays
+HOST_SHARE = 0.5  # of what the host has free: where it runs out, the system kills processes instead of telling
+
+
+def device_memory(mesh: Mesh) -> float:
+    """Bytes that a job may take on each device of the mesh. Simulated CPU devices share the host's memory."""
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return HOST_SHARE * host_memory() / mesh.size
+    return SHARE * device.memory_stats()["bytes_limit"]
+
+
+def host_memory() -> int:
+    """Bytes that are free on this machine, or left to this process's control group."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    told = pathlib.Path("/proc/meminfo")
+    if told.is_file():
+        fields = dict(line.split(":", 1) for line in told.read_text().splitlines())
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = (pathlib.Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        available = min(available, max(int(limit.read_text()) - int(used.read_text()), 0))
+    return available
 
 
 def needed(program: Any) -> int:
-    """Bytes of a compiled program: arguments, outputs and scratch, where it tells; 0 where it does not."""
-    programs = getattr(program, "programs", {None: program}).values()
-    return max(_needed(one) for one in programs)
+    """Bytes of a compiled program on each device: arguments, outputs and scratch. 0 where the compiler does not tell."""
+    return max(_needed(one) for one in getattr(program, "programs", {"": program}).values())
 
 
 def _needed(program: Any) -> int:
-    analysis = program.memory_analysis()
-    if analysis is None:
+    told = program.memory_analysis()
+    if told is None:
         return 0
-    kept = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return kept + analysis.temp_size_in_bytes
-
-
-def available(device: jax.Device) -> float:
-    """Bytes that may still be used on a device, or in the host's memory where the device is its processor."""
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats and "bytes_limit" in stats:
-        return SHARE * (stats["bytes_limit"] - stats["bytes_in_use"])
-    return SHARE * _host()
-
-
-def _host() -> float:
-    info = pathlib.Path("/proc/meminfo")
-    if info.is_file() and (found := re.search(r"MemAvailable:\s+(\d+) kB", info.read_text(encoding="ascii"))):
-        return int(found[1]) * 1024.0
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    kept = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
+    return kept + told.temp_size_in_bytes

@@ -101,8 +101,7 @@ class Stacked:
         self, built: Built, size: int, objective: Objective, shared: bool, devices: Sequence[jax.Device]
     ) -> None:
         self.built, self.size, self.shared = built, size, shared
-        mesh = Mesh(np.array(devices), (TRIAL,), axis_types=(AxisType.Auto,))
-        self._mesh = mesh
+        self.mesh = mesh = Mesh(np.array(devices), (TRIAL,), axis_types=(AxisType.Auto,))
         self._apart, self._whole = NamedSharding(mesh, PartitionSpec(TRIAL)), NamedSharding(mesh, PartitionSpec())
         self._weights = built.experiment.model.weights(built.model.leaves)
         self._init = jax.jit(self._begin, out_shardings=self._apart)
@@ -158,9 +157,9 @@ class Stacked:
 
     def _spread(self, function: Callable[..., Any], ins: Any) -> Callable[..., Any]:
         """Each device does its own trials and nothing travels: said, not left to the compiler to find out."""
-        if self._mesh.size == 1:
+        if self.mesh.size == 1:
             return function
-        return jax.shard_map(function, mesh=self._mesh, in_specs=ins, out_specs=self._apart.spec, check_vma=False)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=ins, out_specs=self._apart.spec, check_vma=False)
 
     def init(self, jobs: Sequence[Job]) -> Fleet:
         return self._init(*self._beginnings(jobs))

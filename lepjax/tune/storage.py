@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from lepjax.core.errors import UserError
+from lepjax.tune.distributions import optuna
 
 PATIENCE = 60.0  # seconds that a writer waits for its turn
 JOURNALS = (".journal", ".log")
@@ -18,21 +19,17 @@ def open_storage(url: str) -> Any:
 
     Raises `UserError` where Optuna is missing or the storage cannot be reached; a password is never shown.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("Optuna is not installed", where="tune", fix='Run: pip install "lepjax[tune]"') from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storages = optuna().storages
     try:
         if url.endswith(JOURNALS):
             path = pathlib.Path(url)
             if not path.parent.is_dir():
                 raise UserError("no such folder", where=str(path.parent))
-            backend = optuna.storages.journal.JournalFileBackend(str(path))
-            return optuna.storages.JournalStorage(backend)
+            backend = storages.journal.JournalFileBackend(str(path))
+            return storages.JournalStorage(backend)
         if url.startswith("sqlite:"):
             return _sqlite(url)
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except UserError:
         raise
     except Exception as error:  # of SQLAlchemy, of a driver, of the system: they have no common class
@@ -52,7 +49,6 @@ def _sqlite(url: str) -> Any:
     Optuna reads and then writes: with SQLite's own transactions two workers that have both read cannot both go on, and one
     dies of `database is locked` (optuna #820, #4994). A write-ahead log lets a dashboard read meanwhile.
     """
-    import optuna
     import sqlalchemy
 
     def connected(connection: Any, record: Any) -> None:
@@ -66,7 +62,7 @@ def _sqlite(url: str) -> Any:
     file = sqlalchemy.engine.make_url(url).database or ""
     with open(f"{file}.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one makes the tables, in transactions that do not suit these events
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
+        storage = optuna().storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
         storage.engine.dispose()
     sqlalchemy.event.listen(storage.engine, "connect", connected)
     sqlalchemy.event.listen(storage.engine, "begin", began)

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lepjax.core.errors import UserError
+from lepjax.tune.distributions import distributions, optuna
 from lepjax.tune.pruners.pruner import Reports
 from lepjax.tune.samplers.sampler import Seen
-from lepjax.tune.space import Choice, Integer, LogUniform, Space, Uniform, Values
+from lepjax.tune.space import Space, Values
 from lepjax.tune.storage import open_storage, shown
 from lepjax.tune.trial import COMPLETE, FAILED, LOST, PRUNED, RUNNING, WAITING, Trial
 from lepjax.tune.workers import GRACE, Beating, Watched, own_id
@@ -47,16 +48,14 @@ class Study:
         """Makes the study, or joins it. Raises `UserError` where the storage cannot be reached, or the study of that name
         searches another space or belongs to something else.
         """
-        import optuna
-
         storage = open_storage(url)
-        direction = optuna.study.StudyDirection.MINIMIZE if mode == "min" else optuna.study.StudyDirection.MAXIMIZE
+        direction = optuna().study.StudyDirection.MINIMIZE if mode == "min" else optuna().study.StudyDirection.MAXIMIZE
         mine = {"space": {key: repr(dimension) for key, dimension in space.items()}, **facts, "mode": mode}
         try:
             study_id = storage.create_new_study([direction], name)
             storage.set_study_user_attr(study_id, "sweep", json.dumps(mine))
             made = True
-        except optuna.exceptions.DuplicatedStudyError:
+        except optuna().exceptions.DuplicatedStudyError:
             study_id, made = storage.get_study_id_from_name(name), False
         where = f"study {name} in {shown(url)}"
         _check_same(_told(storage, study_id, where), mine, where)
@@ -99,7 +98,7 @@ class Study:
 
     def assign(self, trial: Trial, values: Values) -> Trial:
         """The trial with its values, which the storage keeps."""
-        for name, distribution in self._distributions().items():
+        for name, distribution in distributions(self.space).items():
             internal = distribution.to_internal_repr(values[name])
             self.storage.set_trial_param(self._ids[trial.number], name, internal, distribution)
         return dataclasses.replace(trial, values=dict(values))
@@ -118,14 +117,12 @@ class Study:
         note: str = "",
     ) -> None:
         """What came of a trial. Where another worker took this one for dead, its word stands and this is dropped."""
-        import optuna
-
         told = {"by_seed": [x if abs(x) < 1e300 else str(x) for x in by_seed], "steps": steps, "seconds": seconds}
         try:
             self.storage.set_trial_user_attr(self._ids[trial.number], "result", {**told, "note": note})
             values = None if state == FAILED or score is None else [float(score)]
             self.storage.set_trial_state_values(self._ids[trial.number], self._states()[state], values)
-        except optuna.exceptions.UpdateFinishedTrialError:
+        except optuna().exceptions.UpdateFinishedTrialError:
             return
 
     # ---- looking ----
@@ -163,8 +160,6 @@ class Study:
 
     def rescue(self) -> int:
         """Puts the running trials of dead workers back into the queue; how many."""
-        import optuna
-
         count = 0
         running = [t for t in self.storage.get_all_trials(self.id, deepcopy=False) if t.state.name == "RUNNING"]
         beats = self._beats() if running else {}
@@ -180,7 +175,7 @@ class Study:
                 self.storage.set_trial_user_attr(frozen._trial_id, "lost", True)
                 # Raises for all but the first who says so: exactly one puts the copy into the queue.
                 self.storage.set_trial_state_values(frozen._trial_id, self._states()[FAILED])
-            except optuna.exceptions.UpdateFinishedTrialError:
+            except optuna().exceptions.UpdateFinishedTrialError:
                 continue
             self._enqueue(frozen.user_attrs["ordinal"], dict(frozen.params))
             count += 1
@@ -223,13 +218,11 @@ class Study:
         return int(self.storage.get_study_user_attrs(self.id).get("trials", 0))
 
     def _enqueue(self, ordinal: int, values: Values) -> None:
-        import optuna
-
-        distributions = self._distributions() if len(values) == len(self.space) else {}
-        template = optuna.trial.create_trial(
-            state=optuna.trial.TrialState.WAITING,
-            params=values if distributions else {},
-            distributions=distributions,
+        ranges = distributions(self.space) if len(values) == len(self.space) else {}
+        template = optuna().trial.create_trial(
+            state=optuna().trial.TrialState.WAITING,
+            params=values if ranges else {},
+            distributions=ranges,
             user_attrs={"ordinal": ordinal},
         )
         self.storage.create_new_trial(self.id, template)
@@ -249,8 +242,7 @@ class Study:
         return {key.removeprefix("beat "): value for key, value in attributes.items() if key.startswith("beat ")}
 
     def _states(self) -> dict[str, Any]:
-        from optuna.trial import TrialState
-
+        TrialState = optuna().trial.TrialState
         return {
             WAITING: TrialState.WAITING,
             RUNNING: TrialState.RUNNING,
@@ -258,24 +250,6 @@ class Study:
             PRUNED: TrialState.PRUNED,
             FAILED: TrialState.FAIL,
         }
-
-    def _distributions(self) -> dict[str, Any]:
-        return {name: distribution(dimension) for name, dimension in self.space.items()}
-
-
-def distribution(dimension: Any) -> Any:
-    """A dimension as Optuna knows it."""
-    from optuna import distributions
-
-    if isinstance(dimension, LogUniform):
-        return distributions.FloatDistribution(dimension.low, dimension.high, log=True)
-    if isinstance(dimension, Uniform):
-        return distributions.FloatDistribution(dimension.low, dimension.high)
-    if isinstance(dimension, Integer):
-        return distributions.IntDistribution(dimension.low, dimension.high)
-    if isinstance(dimension, Choice):
-        return distributions.CategoricalDistribution(dimension.values)
-    raise TypeError(f"{type(dimension).__name__} has no distribution of Optuna's")
 
 
 def _trial(frozen: Any) -> Trial:

@@ -1,0 +1,191 @@
+"""The largest batch that fits into memory, and how fast batches of several sizes are.
+
+What a size needs is read off the compiled step, which computes nothing; one real step at the size found is the proof.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from lepjax import experiment as experiments
+from lepjax.core.errors import UserError
+from lepjax.data.loader import load_rows, place
+from lepjax.experiment import Built, Experiment
+from lepjax.run.compiled import Compiled, compile_step, planned_shapes
+from lepjax.tune.memory import device_memory
+
+AHEAD = 2  # batches that wait on the device while one is computed; see `data.loader.placed_ahead`
+KNEE = 0.9  # share of the best throughput
+SIZES = 8  # of which the throughput is measured, at most
+SECONDS = 0.5  # that one is measured for, at least two steps
+CAVEATS = (
+    "A larger batch needs another learning rate (look again: lepjax find lr) and takes fewer steps per epoch; beyond the knee "
+    "it costs memory and generalisation and gains no speed. Evaluation and other programs on the device need memory too."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A size that was run: seconds of a step (the median), and what it processed per second."""
+
+    rows: int
+    seconds: float
+    per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSizes:
+    largest: int
+    """Rows of the largest batch that fits, and that one step was taken with."""
+    needed: float
+    """Bytes on each device that its step needs."""
+    limit: float
+    """Bytes that it may take there."""
+    points: tuple[Point, ...]
+    """Ascending; the last is `largest`."""
+    unit: str
+    """What `per_second` counts."""
+    bound: str
+    """What keeps the batch from being larger: memory, or that there are no more records."""
+
+    @property
+    def knee(self) -> int:
+        """The smallest size with `KNEE` of the best throughput."""
+        best = max(point.per_second for point in self.points)
+        return next(point.rows for point in self.points if point.per_second >= KNEE * best)
+
+
+def largest_fitting(needed: Callable[[int], float], limit: float, multiple: int, start: int, most: int) -> int:
+    """The largest multiple of `multiple`, at most `most`, with `needed(rows) <= limit`; 0: none fits.
+
+    Doubles from `start`, then bisects. What a batch needs is nearly a straight line, so the first guesses between the two
+    ends are where that line meets the limit.
+    """
+    most -= most % multiple
+    low, high = 0, min(max(start - start % multiple, multiple), most)
+    while 0 < high and needed(high) <= limit:
+        if high == most:
+            return most
+        low, high = high, min(2 * high, most)
+    for turn in range(most):
+        if high - low <= multiple:
+            return low
+        middle = (low + high) / 2
+        ends = (needed(low), needed(high)) if low else (math.nan, math.nan)
+        if turn < 4 and math.isfinite(ends[1]) and ends[1] > ends[0]:
+            middle = low + (limit - ends[0]) / (ends[1] - ends[0]) * (high - low)
+        guess = min(max(int(middle // multiple) * multiple, low + multiple), high - multiple)
+        low, high = (guess, high) if needed(guess) <= limit else (low, guess)
+    return low
+
+
+def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0) -> BatchSizes:
+    """Finds the largest batch and measures. Nothing is written.
+
+    `limit` bytes per device (None: what it has) and `most` rows (0: all records) bound the search. Raises `UserError` where
+    the smallest batch does not fit.
+    """
+    built = experiments.build(_with_rows(experiment, experiment.data.batch_size))
+    trials = Trials(built)
+    limit = device_memory(built.placement.mesh) if limit is None else limit
+    most = min(most or len(built.splits.train), len(built.splits.train))
+    multiple = built.placement.batch_ways * experiment.accumulate
+    if most < multiple:
+        raise UserError(f"{most} rows", where="batch finder", fix=f"Allow {multiple} or more: devices x microbatches.")
+    multiple = math.lcm(multiple, 8) if most >= math.lcm(multiple, 8) else multiple
+    size = largest_fitting(trials.needed, limit, multiple, experiment.data.batch_size, most)
+    if not size:
+        found = (
+            f"a batch of {multiple} rows needs {trials.needed(multiple):,.0f} bytes per device, there are {limit:,.0f}"
+        )
+        raise UserError(found, where="batch finder", fix="Use more devices, a smaller model, or --model.remat full.")
+    bound = "records" if size + multiple > most else "memory"
+    proof = trials.run(size)
+    while proof is None:
+        size, bound = size // 2 - size // 2 % multiple, "memory"
+        if not size:
+            raise UserError("even the smallest batch runs out of memory", where="batch finder", fix="Use more devices.")
+        proof = trials.run(size)
+    smaller = {size >> n for n in range(1, SIZES)}
+    rows = sorted(n for n in smaller if n and n % (built.placement.batch_ways * experiment.accumulate) == 0)
+    points = [point for n in rows if (point := trials.run(n)) is not None]
+    return BatchSizes(size, trials.needed(size), limit, (*points, proof), experiment.task.unit, bound)
+
+
+class Trials:
+    """Steps of one experiment at other batch sizes."""
+
+    def __init__(self, built: Built) -> None:
+        self.built = built
+        self.needed = functools.cache(self._needed)
+
+    def _planned(self, rows: int) -> tuple[Any, Any, dict[str, Any]]:
+        """(the source as it is read, record ids, shapes) of the batch with the most bytes."""
+        order = experiments.planned(_with_rows(self.built.experiment, rows), self.built.splits)
+        ids = order.plan.shapes()
+        shapes = planned_shapes(order.source, ids, self.built.placement)
+        widest = max(range(len(ids)), key=lambda i: _bytes(shapes[i]))
+        return order.source, ids[widest], shapes[widest]
+
+    def _compiled(self, shapes: dict[str, Any]) -> Compiled:
+        return compile_step(self.built.step, self.built.abstract, [shapes], self.built.placement)
+
+    def _needed(self, rows: int) -> float:
+        """Bytes on each device; infinite where even the compiler says that it does not fit."""
+        _, _, shapes = self._planned(rows)
+        try:
+            told = self._compiled(shapes).memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if out_of_memory(error):
+                return math.inf
+            raise
+        step = (
+            told.argument_size_in_bytes
+            + told.output_size_in_bytes
+            - told.alias_size_in_bytes
+            + told.temp_size_in_bytes
+            + told.generated_code_size_in_bytes
+        )
+        return step + AHEAD * _bytes(shapes)
+
+    def run(self, rows: int) -> Point | None:
+        """Takes steps with a batch of this size; None: memory ran out."""
+        source, ids, shapes = self._planned(rows)
+        host = load_rows(source, ids, np.zeros_like(ids))
+        try:
+            step = self._compiled(shapes)
+            state = self.built.init()
+            batch = place(host, {name: shape.sharding for name, shape in shapes.items()})
+            seconds: list[float] = []
+            while len(seconds) < 3 or sum(seconds) < SECONDS:
+                begun = time.perf_counter()
+                state, metrics = step(state, batch)
+                jax.block_until_ready((state, metrics))
+                seconds.append(time.perf_counter() - begun)
+        except jax.errors.JaxRuntimeError as error:
+            if out_of_memory(error):
+                return None
+            raise
+        median = float(np.median(seconds[1:]))  # the first warms up
+        return Point(rows, median, self.built.experiment.task.tokens(host) / median)
+
+
+def out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
+
+
+def _with_rows(experiment: Experiment, rows: int) -> Experiment:
+    return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=rows))
+
+
+def _bytes(shapes: dict[str, Any]) -> int:
+    """Of one device's part of a batch."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in shapes.values())

@@ -1,0 +1,19 @@
+"""Synchronous successive halving (Jamieson and Talwalkar, 2016): only trials that train together are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lepjax.tune.pruners.asha import Asha, among_best
+from lepjax.tune.pruners.pruner import Reports
+
+
+@dataclasses.dataclass(frozen=True)
+class Halving(Asha):
+    """The best 1 / `reduction` of each `cohort` (aligned ordinals: as many as train together) go on at each rung."""
+
+    cohort: int = 16
+
+    def ends(self, ordinal: int, step: int, total_steps: int, reports: Reports) -> bool:
+        near = [r[step] for o, r in reports.items() if o // self.cohort == ordinal // self.cohort and step in r]
+        return not among_best(reports[ordinal][step], near, self.reduction)

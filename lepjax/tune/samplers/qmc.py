@@ -1,0 +1,26 @@
+"""Quasi-random search: Sobol's sequence, scrambled (Owen, 1998), fills the space more evenly than chance does."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import qmc
+
+from lepjax.tune.samplers.sampler import Sampler, Seen
+from lepjax.tune.space import Space, Values, at
+
+
+@dataclasses.dataclass(frozen=True)
+class Qmc(Sampler):
+    def suggest(self, space: Space, seen: Sequence[Seen], ordinal: int, seed: int) -> Values:
+        block = 1 << max(ordinal, 15).bit_length()
+        return at(space, sobol(len(space), seed, block)[ordinal])
+
+
+@functools.lru_cache(maxsize=8)
+def sobol(dimensions: int, seed: int, count: int) -> np.ndarray:
+    """float64[count, dimensions] in the unit cube; `count` is a power of two. Longer ones begin with the shorter ones."""
+    return qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed)).random(count)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import io
 from typing import Any
 
 import matplotlib.figure
 import numpy as np
 
 from lepjax.report.curves import COLOURS
+from lepjax.run import page
 from lepjax.run.final import Heatmap, Lines
 
 
@@ -61,7 +61,4 @@ def figure_svg(figure: Any) -> str:
     side = 3.6 if not isinstance(figure, Heatmap) else max(3.6, 0.42 * len(figure.names) + 1.5)
     canvas = matplotlib.figure.Figure(figsize=(max(side, 4.4), side), layout="constrained")
     draw(figure, canvas)
-    out = io.StringIO()
-    canvas.savefig(out, format="svg", metadata={"Date": None})
-    svg = out.getvalue()
-    return svg[svg.index("<svg") :]
+    return page.svg(canvas)

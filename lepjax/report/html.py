@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import io
 import json
 from typing import Any
 
 from lepjax.report.curves import Curve, curve_svg
 from lepjax.report.figures import figure_svg
-from lepjax.run import files
+from lepjax.run import files, page
 from lepjax.run.callbacks import Callback
 from lepjax.run.directory import RunDirectory
 from lepjax.run.final import Section
 from lepjax.run.train import Outcome
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #1c2530; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-.where { color: #66707c; } .curves { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-.curves svg { width: 100%; height: auto; } table { border-collapse: collapse; }
-td, th { padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6eaee; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-pre.long { white-space: pre-wrap; }
-pre { background: #f5f7f9; padding: 1rem; overflow-x: auto; font-size: 13px; line-height: 1.4; }
-"""
 
 
 class Report(Callback):
@@ -38,29 +26,25 @@ def render(directory: RunDirectory, result: dict[str, Any], sections: tuple[Sect
     """The page, from what lies in the run directory and the sections of the final evaluations."""
     out = io.StringIO()
     name = f"{directory.path.parent.name} / {directory.path.name}"
-    out.write(
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{_text(name)}</title><style>{STYLE}</style>"
-    )
     state = result["status"] + (f": {result['reason']}" if result["reason"] else "")
-    out.write(f"<h1>{_text(name)}</h1><p class='where'>{_text(state)} after {result['steps']:,} steps</p>")
-    out.write(_table("Result", _scalars(result)))
+    out.write(page.pairs("Result", _scalars(result)))
     for section in sections:
-        out.write(_table(section.title, section.table) if section.table else f"<h2>{_text(section.title)}</h2>")
+        out.write(page.pairs(section.title, section.table) if section.table else f"<h2>{page.text(section.title)}</h2>")
         if section.text:
-            out.write(f"<pre>{_text(section.text)}</pre>")
+            out.write(f"<pre>{page.text(section.text)}</pre>")
         if section.figures:
             out.write(f"<div class='curves'>{''.join(map(figure_svg, section.figures))}</div>")
         if section.appendix:
-            out.write(f"<pre class='long'>{_text(section.appendix)}</pre>")
+            out.write(f"<pre class='long'>{page.text(section.appendix)}</pre>")
     out.write("<h2>Curves</h2><div class='curves'>")
     for curve in curves(directory.read_metrics()):
         out.write(curve_svg(curve))
     out.write("</div>")
-    out.write(_table("Seconds by phase", tuple(result["seconds"].items())))
+    out.write(page.pairs("Seconds by phase", tuple(result["seconds"].items())))
     for title, file in (("Experiment", "experiment.json"), ("Machine and versions", "manifest.json")):
         data = files.read_json(directory.path / file)
-        out.write(f"<h2>{title}</h2><pre>{_text(json.dumps(data, indent=2))}</pre>")
-    return out.getvalue() + "</html>\n"
+        out.write(f"<h2>{title}</h2><pre>{page.text(json.dumps(data, indent=2))}</pre>")
+    return page.page(name, f"{state} after {result['steps']:,} steps", [out.getvalue()])
 
 
 def curves(lines: list[dict[str, Any]]) -> list[Curve]:
@@ -85,20 +69,3 @@ def _scalars(result: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     if best := result.get("best"):
         flat.append((f"best {best['metric']} (step {best['step']})", best["value"]))
     return tuple(flat)
-
-
-def _table(title: str, rows: tuple[tuple[str, Any], ...]) -> str:
-    body = "".join(
-        f"<tr><td>{_text(label)}</td><td class='n'>{_text(_number(value))}</td></tr>" for label, value in rows
-    )
-    return f"<h2>{_text(title)}</h2><table>{body}</table>"
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

@@ -121,12 +121,13 @@ class RunDirectory:
             try:
                 return fcntl.flock(lock, how | fcntl.LOCK_NB)
             except OSError as error:
-                if time.monotonic() < end:
-                    time.sleep(0.05)
-                    continue
                 lock.seek(0)
+                holder = lock.read().strip()
+                if time.monotonic() < end or (not holder and time.monotonic() < end + CLAIM_SECONDS):
+                    time.sleep(0.05)  # whoever holds it is about to say its name, or to let go again
+                    continue
                 raise UserError(
-                    f"another process trains here ({lock.read().strip() or 'unknown'})",
+                    f"another process trains here ({holder or 'unknown'})",
                     where=str(self.path),
                     fix="Wait for it, stop it, or pass another --run-dir.",
                 ) from error

@@ -41,7 +41,7 @@ class Groups:
     def __post_init__(self) -> None:
         self._built: dict[str, Built] = {}
         self._programs: dict[tuple[str, bool, int], Program] = {}
-        self._jobs: dict[str, tuple[Batches, int]] = {}
+        self._jobs: dict[str, Job] = {}
 
     def key(self, experiment: Experiment) -> str:
         """Equal for trials that can share a program."""
@@ -83,9 +83,14 @@ class Groups:
         if key not in self._jobs:
             order = experiments.planned(ordered, built.splits)
             part = built.placement.part(experiment.data.batch_size)
-            self._jobs[key] = Batches(order.source, order.plan, order.total_steps, part), order.total_steps
-        batches, total_steps = self._jobs[key]
-        return Job(experiment, total_steps, batches)
+            batches = Batches(order.source, order.plan, order.total_steps, part)
+            self._jobs[key] = Job(experiment, order.total_steps, batches, order.plan.fingerprint)
+        return dataclasses.replace(self._jobs[key], experiment=experiment)
+
+    def every(self, experiment: Experiment) -> int:
+        """Steps between the evaluations that the experiment asks for; 0: at the end only."""
+        plan = self._built[self.key(experiment)].plan
+        return experiment.evaluate_every.in_steps(plan.steps_per_epoch, plan.records)
 
     def program(self, key: str, shared: bool, count: int) -> Program:
         """One for at least `count` jobs, which read the data in the same order (`shared`) or each in its own.

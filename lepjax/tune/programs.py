@@ -34,6 +34,8 @@ class Job:
     total_steps: int
     batches: Batches
     """Those of its seed, from step 0."""
+    order: str
+    """The fingerprint of their plan."""
 
     @property
     def hparams(self) -> dict[str, float]:
@@ -106,7 +108,7 @@ class Stacked:
         self._weights = built.experiment.model.weights(built.model.leaves)
         self._init = jax.jit(self._begin, out_shardings=self._apart)
         fleet = jax.eval_shape(
-            self._init, *self._beginnings([Job(built.experiment, built.total_steps, built.batches())])
+            self._init, *self._beginnings([Job(built.experiment, built.total_steps, built.batches(), "")])
         )
         self._abstract = jax.tree.map(lambda x: _placed(x.shape, x.dtype, self._apart), fleet)
         self._batch = self._whole if shared else self._apart
@@ -166,10 +168,10 @@ class Stacked:
 
     def stream(self, jobs: Sequence[Job], start: int = 0) -> Iterator[Any]:
         steps = max(job.total_steps for job in jobs)
-        each = {job.batches.plan.fingerprint: dataclasses.replace(job.batches, count=steps) for job in jobs}
+        each = {job.order: dataclasses.replace(job.batches, count=steps) for job in jobs}
         batches: Any = next(iter(each.values()))
         if not self.shared:
-            orders = [job.batches.plan.fingerprint for job in jobs]
+            orders = [job.order for job in jobs]
             batches = Together(each, [*orders, *[orders[0]] * (self.size - len(jobs))])
         return (batch for _, batch in placed_ahead(read_ahead(batches, start), self._shardings))
 

@@ -1,30 +1,172 @@
-"""What came of a sweep."""
+"""What came of a sweep: the best trial, the table, the plots."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
-from lepjax.tune.trial import Trial
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from lepjax.tune import plots
+from lepjax.tune.space import Space
+from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial
 
 
 @dataclasses.dataclass(frozen=True)
 class Rescored:
+    """The winner on fresh seeds."""
+
     scores: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.scores))
+
+    @property
+    def half(self) -> float:
+        """Half the width of the mean's 95 % interval (Student's t); NaN for one score."""
+        n = len(self.scores)
+        return float(stats.t.ppf(0.975, n - 1) * np.std(self.scores, ddof=1) / n**0.5) if n > 1 else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
+    """All trials of a sweep by ordinal, and what they cost."""
+
     trials: tuple[Trial, ...]
-    space: dict[str, Any]
+    space: Space
     metric: str
     mode: str
     compiles: int
+    """Training steps that this process compiled."""
     groups: int
+    """Shapes that needed a program of their own."""
     seconds: float
+    """Of this process; a sweep that goes on has had more."""
     command: str
+    """Retrains the best trial alone; empty: there is none."""
     rescored: Rescored | None
     study_url: str
     study_name: str
     directory: pathlib.Path
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial that scores best, the first of equals; None: no trial is complete."""
+        return winner(self.trials, self.mode)
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """One flat row per trial."""
+        return [
+            {
+                "trial": trial.ordinal,
+                "state": trial.state,
+                "score": trial.score,
+                **{name: trial.values.get(name) for name in self.space},
+                "steps": trial.steps,
+                "seconds": trial.seconds,
+            }
+            for trial in self.trials
+        ]
+
+    def count(self, state: str) -> int:
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def trial_steps(self) -> int:
+        """Optimizer steps of all trials together."""
+        return sum(trial.steps * max(len(trial.by_seed), 1) for trial in self.trials)
+
+    @property
+    def trials_per_minute(self) -> float:
+        """Of the time that trials took, compilation included."""
+        ended = [trial for trial in self.trials if trial.seconds > 0]
+        return 60.0 * len(ended) / max(sum(trial.seconds for trial in ended), 1e-9)
+
+    def plot_history(self) -> Figure:
+        """Scores in the order of the trials, and the best so far."""
+        return plots.history(self.trials, self.metric, self.mode)
+
+    def plot_importance(self) -> Figure:
+        """How much of the scores' variance each dimension accounts for (PED-ANOVA, Watanabe et al., 2023, by Optuna)."""
+        return plots.importance(self.trials, self.space, self.metric, self.mode)
+
+    def plot_parallel(self) -> Figure:
+        """One line per trial through an axis for each dimension."""
+        return plots.parallel(self.trials, self.space, self.metric, self.mode)
+
+    def plot_slice(self) -> Figure:
+        """Scores against each dimension."""
+        return plots.slices(self.trials, self.space, self.metric, self.mode)
+
+    def to_json(self) -> dict[str, Any]:
+        """For result.json."""
+        best, again = self.best, self.rescored
+        return {
+            "metric": self.metric,
+            "mode": self.mode,
+            "trials": len(self.trials),
+            "trials_completed": self.count(COMPLETE),
+            "trials_pruned": self.count(PRUNED),
+            "trials_failed": self.count(FAILED),
+            "compiles": self.compiles,
+            "groups": self.groups,
+            "trial_steps": self.trial_steps,
+            "trials_per_minute": round(self.trials_per_minute, 3),
+            "seconds": round(self.seconds, 2),
+            "best": None if best is None else {"trial": best.ordinal, "score": best.score, "values": best.values},
+            "rescored": None
+            if again is None
+            else {"scores": again.scores, "mean": again.mean, "half": None if math.isnan(again.half) else again.half},
+            "command": self.command,
+            "study": {"name": self.study_name, "storage": self.study_url},
+        }
+
+    def show(self, console: Console, most: int = 10) -> None:
+        """The best trials, how much of the winner's score is luck, and how to train it alone."""
+        table = Table(box=None, header_style="bold")
+        for column in ("trial", "state", self.metric, "steps"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("values")
+        sign = 1.0 if self.mode == "min" else -1.0
+        ranked = sorted((t for t in self.trials if t.score is not None), key=lambda t: sign * (t.score or 0.0))
+        for trial in ranked[:most]:
+            score, steps = plots.short(trial.score), f"{trial.steps:,}"
+            table.add_row(str(trial.ordinal), trial.state, score, steps, plots.told(trial.values))
+        console.print(table)
+
+        def say(line: str) -> None:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+        counts = ", ".join(f"{self.count(state)} {state}" for state in (COMPLETE, PRUNED, FAILED))
+        say(f"trials   {counts}; {self.trials_per_minute:,.1f} a minute, {self.trial_steps:,} steps in all")
+        say(f"programs {self.compiles} compiled for {self.groups} shape" + "s" * (self.groups != 1))
+        if self.best is None:
+            say("best     none: no trial came to its end")
+            return
+        say(f"best     {self.metric} {plots.short(self.best.score)} (trial {self.best.ordinal})")
+        if self.rescored is not None:
+            say(f"again    {self.told_again()}")
+        say(f"study    {self.study_name} in {self.study_url}")
+        say(f"train it {self.command}")
+
+    def told_again(self) -> str:
+        """The winner's score on fresh seeds, in words; it is told only where it was taken."""
+        again = self.rescored
+        if again is None:
+            return ""
+        interval = "" if math.isnan(again.half) else f" +- {again.half:.4g} (95 %)"
+        return f"{again.mean:.4g}{interval} on {len(again.scores)} fresh seeds: the best of many is partly the luckiest"
+
+
+def winner(trials: tuple[Trial, ...] | list[Trial], mode: str) -> Trial | None:
+    sign = 1.0 if mode == "min" else -1.0
+    complete = [trial for trial in trials if trial.state == COMPLETE and trial.score is not None]
+    return min(complete, key=lambda trial: sign * (trial.score or 0.0), default=None)

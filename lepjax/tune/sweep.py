@@ -8,7 +8,7 @@ import functools
 import math
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from rich.console import Console
@@ -17,7 +17,7 @@ from lepjax import experiment as experiments
 from lepjax.core.errors import UserError
 from lepjax.experiment import Experiment
 from lepjax.run.backend import use_compile_cache
-from lepjax.tune import pruners, samplers
+from lepjax.tune import pruners, report, samplers
 from lepjax.tune.assign import Field, assigned, overrides, resolve
 from lepjax.tune.cohort import Ended, Entry, train
 from lepjax.tune.groups import Groups, OutOfMemory
@@ -25,7 +25,7 @@ from lepjax.tune.live import Live
 from lepjax.tune.named import named
 from lepjax.tune.objective import Objective, objective
 from lepjax.tune.pruners.pruner import Pruner
-from lepjax.tune.result import Rescored, Result
+from lepjax.tune.result import Rescored, Result, winner
 from lepjax.tune.samplers.sampler import Sampler
 from lepjax.tune.space import Space
 from lepjax.tune.study import Study
@@ -101,19 +101,35 @@ def sweep(
     width = _width(together, trials, seeds, chosen)
     groups = Groups(goal, width, experiment.seed if order == "shared" else None, chosen, {experiment.data: splits})
     with contextlib.closing(Study.open(url, study or name, space, trials, goal.mode, facts)) as record:
-        with Live(console) as live:
-            live.started(trials)
-            worker = Worker(experiment, space, found, search, rule, goal, groups, record, shared, seeds, sampler_seed)
+        with Live(console, goal.name, goal.mode) as live:
+
+            def tell(show: Callable[..., None]) -> None:
+                show(record.trials(), groups.compiles, time.perf_counter() - begun)
+
+            worker = Worker(
+                experiment,
+                space,
+                found,
+                search,
+                rule,
+                goal,
+                groups,
+                record,
+                shared,
+                seeds,
+                sampler_seed,
+                lambda: tell(live.reported),
+            )
             while time.perf_counter() - begun < seconds and (cohort := record.claim(max(width // seeds, 1))):
                 worker.do(cohort)
-                live.update(record.trials(), groups.compiles, time.perf_counter() - begun)
+                tell(live.ended)
         done = record.trials()
     again = None
-    best = winner(done, goal)
+    best = winner(done, goal.mode)
     if rescore and best is not None:
         again = worker.rescored(best, rescore)
     command = "" if best is None else f"lepjax train {target} {overrides(best.values, found)}"
-    return Result(
+    result = Result(
         trials=tuple(done),
         space=dict(space),
         metric=goal.name,
@@ -127,6 +143,8 @@ def sweep(
         study_name=study or name,
         directory=folder,
     )
+    report.write(result)
+    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +163,8 @@ class Worker:
     """All jobs read the data in the same order."""
     seeds: int
     sampler_seed: int
+    reported: Callable[[], None] = lambda: None
+    """Called when trials have reported."""
 
     def do(self, cohort: Sequence[Trial]) -> None:
         """Asks for the values that are not there yet, and trains the trials, those of one shape together."""
@@ -187,6 +207,7 @@ class Worker:
         def judge(step: int, scores: Mapping[int, float]) -> set[int]:
             for place, score in scores.items():
                 self.study.report(some[place][0], step, score)
+            self.reported()
             ordinals = {place: some[place][0].ordinal for place in scores}
             totals = {place: entries[place].total_steps for place in scores}
             rungs = [p for p in scores if step in self.pruner.rungs(ordinals[p], totals[p])]
@@ -200,8 +221,7 @@ class Worker:
         seeds = [dataclasses.replace(experiment, seed=experiment.seed + i) for i in range(self.seeds)]
         jobs = tuple(self.groups.job(one) for one in seeds)
         total = jobs[0].total_steps
-        plan = jobs[0].batches.plan
-        every = experiment.evaluate_every.in_steps(plan.steps_per_epoch, plan.records) if self.objective.best else 0
+        every = self.groups.every(experiment) if self.objective.best else 0
         reports = {*self.pruner.rungs(ordinal, total), *(range(every, total, every) if every else ())}
         return Entry(jobs, tuple(sorted(reports)))
 
@@ -216,12 +236,6 @@ class Worker:
             ended = train(entries, functools.partial(self.groups.program, key, False), self.objective)
             scores += [end.score for end in ended]
         return Rescored(tuple(scores))
-
-
-def winner(trials: Sequence[Trial], goal: Objective) -> Trial | None:
-    """The complete trial that scores best, the first of equals."""
-    complete = [trial for trial in trials if trial.state == COMPLETE and trial.score is not None]
-    return min(complete, key=lambda trial: goal.cost(trial.score or 0.0), default=None)
 
 
 def _check_counts(trials: int, together: int | str, seeds: int, order: str, rescore: int) -> None:

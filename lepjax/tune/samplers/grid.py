@@ -21,7 +21,7 @@ class Grid(Sampler):
 
     def suggest(self, space: Space, seen: Sequence[Seen], ordinal: int, seed: int) -> Values:
         values = {}
-        for name, dimension in reversed(space.items()):  # the last varies fastest
+        for name, dimension in reversed(list(space.items())):  # the last varies fastest
             ordinal, place = divmod(ordinal, len(self._values(dimension)))
             values[name] = self._values(dimension)[place]
         return {name: values[name] for name in space}

@@ -71,7 +71,7 @@ def largest_fitting(needed: Callable[[int], float], limit: float, multiple: int,
     """
     most -= most % multiple
     low, high = 0, min(max(start - start % multiple, multiple), most)
-    while 0 < high and needed(high) <= limit:
+    while high > 0 and needed(high) <= limit:
         if high == most:
             return most
         low, high = high, min(2 * high, most)

@@ -56,9 +56,8 @@ def importance(trials: Sequence[Trial], space: Space, metric: str, mode: str) ->
         axes.axis("off")
         return figure
     names = sorted(shares, key=lambda name: shares[name])
-    axes.barh(names, [shares[name] for name in names], color=BLUE, height=0.6)
-    for name in names:
-        axes.text(shares[name], name, f" {shares[name]:.2f}", va="center", fontsize=8)
+    bars = axes.barh(names, [shares[name] for name in names], color=BLUE, height=0.6)
+    axes.bar_label(bars, fmt=" %.2f", fontsize=8)
     axes.set(xlabel=f"importance for {metric}", xlim=(0, max(1.08 * max(shares.values()), 1e-9)))
     return figure
 

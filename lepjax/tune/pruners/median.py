@@ -1,4 +1,4 @@
-"""The median rule (Golovin et al., Google Vizier, 2017): worse than half of the earlier trials at the same step."""
+"""The median rule (Golovin et al., Google Vizier, 2017): worse than half of the complete trials were at the same step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lepjax.tune.pruners.pruner import Pruner, Reports
 
 @dataclasses.dataclass(frozen=True)
 class Median(Pruner):
-    """`count` equal parts of the run; nothing ends before `startup` other trials have reported at the step. A trial is
-    judged by its best report so far, as Optuna's MedianPruner does.
+    """Judged after each of `count` - 1 equal parts of the run, once `startup` trials are complete, by the best report so
+    far: as Optuna's MedianPruner does.
     """
 
     count: int = 4
@@ -26,6 +26,6 @@ class Median(Pruner):
         own = [value for at, value in reports[ordinal].items() if at <= step and math.isfinite(value)]
         if not own:
             return True
-        others = [report[step] for other, report in reports.items() if other != ordinal and step in report]
-        others = [value for value in others if not math.isnan(value)]
-        return len(others) >= self.startup and min(own) > statistics.median(others)
+        complete = [report for report in reports.values() if total_steps in report]
+        there = [report[step] for report in complete if not math.isnan(report.get(step, math.nan))]
+        return len(complete) >= self.startup and bool(there) and min(own) > statistics.median(there)

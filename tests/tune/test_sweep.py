@@ -1,0 +1,224 @@
+"""Whole sweeps: killed, resumed, shared, and shown."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import matplotlib.figure
+import numpy as np
+import optuna
+import pytest
+
+from lepjax import tune
+from lepjax.core.errors import UserError
+from lepjax.run import files
+from lepjax.tune import plots
+from lepjax.tune.result import winner
+from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial
+from tests.tune.digits import experiment
+
+SPACE = {
+    "learning_rate": tune.loguniform(1e-4, 3e-2),
+    "dropout": tune.uniform(0.0, 0.5),
+    "model.activation": tune.choice(["relu", "gelu"]),
+}
+SETTINGS = {"trials": 12, "sampler": "tpe", "pruner": "halving", "together": 4, "metric": "dev_accuracy"}
+
+
+def table(result):
+    """What must not depend on kills: everything but seconds and numbers in the study."""
+    return [dataclasses.replace(trial, number=0, seconds=0.0) for trial in result.trials]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return tune.sweep(experiment(), SPACE, **SETTINGS, rescore=3, run_dir=str(tmp_path_factory.mktemp("whole")))
+
+
+def test_a_sweep_leaves_result_report_and_study(whole):
+    told = files.read_json(whole.directory / "result.json")
+    assert told["trials_completed"] + told["trials_pruned"] + told["trials_failed"] == told["trials"] == 12
+    assert told["trials_pruned"] > 0 and told["compiles"] > 0 and told["trials_per_minute"] > 0
+    assert told["best"]["score"] == whole.best.score == max(t.score for t in whole.trials if t.state == COMPLETE)
+    assert told["rescored"]["mean"] == pytest.approx(np.mean(told["rescored"]["scores"]))
+    text = (whole.directory / "report.html").read_text()
+    assert text.count("<svg") == 4 and "http://" not in text.replace("http://www.w3.org", "").replace("http://purl", "")
+    assert whole.command.split()[:3] == ["lepjax", "train", "EXPERIMENT"] and whole.command in text.replace(
+        "&#x27;", "'"
+    )
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{whole.directory / 'study.db'}")
+    assert len(study.trials) == 12 and study.best_value == whole.best.score
+
+
+def test_the_same_call_tells_what_is_done(whole):
+    again = tune.sweep(experiment(), SPACE, **SETTINGS, run_dir=str(whole.directory))
+    assert table(again) == table(whole) and again.compiles == 0
+
+
+def test_a_sweep_goes_on_with_more_trials(whole, tmp_path):
+    first = tune.sweep(experiment(), SPACE, **{**SETTINGS, "trials": 8}, run_dir=str(tmp_path))
+    assert table(first) == table(whole)[:8]
+    second = tune.sweep(experiment(), SPACE, **SETTINGS, run_dir=str(tmp_path))
+    assert table(second) == table(whole)
+
+
+def killed_sweep(folder, seconds):
+    """The same sweep in a process of its own, killed after its second cohort began."""
+    code = f"""
+from lepjax import tune
+from tests.tune.digits import experiment
+from tests.tune.test_sweep import SETTINGS, SPACE
+tune.sweep(experiment(), SPACE, **SETTINGS, run_dir={str(folder)!r})
+"""
+    return subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "JAX_PLATFORMS": "cpu"})
+
+
+def resumed(whole, folder):
+    process = killed_sweep(folder, 0)
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.02)
+        if (folder / "study.db").exists() and begun(folder) >= 5:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 5 <= begun(folder) < 12
+    return tune.sweep(experiment(), SPACE, **SETTINGS, run_dir=str(folder))
+
+
+def begun(folder):
+    try:
+        study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}")
+        return sum(trial.state.name != "WAITING" for trial in study.trials)
+    except Exception:  # it is being made
+        return 0
+
+
+def test_a_killed_sweep_ends_as_if_it_had_not_been(whole, tmp_path):
+    result = resumed(whole, tmp_path)
+    assert table(result) == table(whole)
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert not [t for t in study.trials if t.state.name in ("RUNNING", "WAITING")]
+    assert len([t for t in study.trials if t.user_attrs.get("lost")]) >= 1
+
+
+def test_sabotage_a_sampler_that_keeps_its_stream_in_memory_is_noticed(whole, tmp_path, monkeypatch):
+    """As Optuna's own samplers do: after a restart it draws other points."""
+    from lepjax.tune.samplers.tpe import Tpe
+
+    honest = Tpe.suggest
+    count = iter(range(1000))
+    monkeypatch.setattr(
+        Tpe, "suggest", lambda self, space, seen, ordinal, seed: honest(self, space, seen, next(count), seed)
+    )
+    first = tune.sweep(experiment(), SPACE, **{**SETTINGS, "trials": 4}, run_dir=str(tmp_path))
+    assert table(first) == table(whole)[:4]
+    count = iter(range(1000))
+    second = tune.sweep(experiment(), SPACE, **SETTINGS, run_dir=str(tmp_path))
+    assert table(second) != table(whole)
+
+
+def test_several_seeds_are_averaged(tmp_path):
+    space = {"learning_rate": SPACE["learning_rate"]}
+    result = tune.sweep(experiment(20), space, trials=2, sampler="random", seeds=3, together=2, run_dir=str(tmp_path))
+    for trial in result.trials:
+        assert len(set(trial.by_seed)) == 3
+        assert trial.score == pytest.approx(np.mean(trial.by_seed))
+    assert result.compiles == 1
+
+
+def test_values_that_do_not_go_together_fail_alone(tmp_path):
+    from tests.tiny import tiny
+
+    base = dataclasses.replace(tiny(), mesh="data=1", best="", length=experiment(4).length)
+    space = {"model.heads": tune.choice([2, 4]), "model.width": tune.choice([16, 18])}
+    result = tune.sweep(base, space, trials=4, sampler="grid", together=1, run_dir=str(tmp_path))
+    failed = [trial for trial in result.trials if trial.state == FAILED]
+    assert [t.values for t in failed] == [{"model.heads": 4, "model.width": 18}]
+    assert "multiple" in failed[0].note and result.groups == 3
+
+
+BAD = {
+    "metric": ({"metric": "dev_acuracy"}, "dev_accuracy"),
+    "sampler": ({"sampler": "tpee"}, "Did you mean tpe"),
+    "pruner": ({"pruner": "ahsa"}, "asha"),
+    "together": ({"together": 0}, "whole number"),
+    "trials": ({"trials": 0}, "Use 1 or more"),
+    "order": ({"order": "none"}, "seed or shared"),
+    "a sampler that cannot": ({"sampler": "cmaes"}, "no order"),
+    "storage": ({"storage": "sqlite:////nowhere/x.db"}, "cannot be reached"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_settings_are_one_line_before_anything_compiles(case, tmp_path):
+    changes, told = BAD[case]
+    with pytest.raises(UserError, match=told):
+        tune.sweep(experiment(), SPACE, **{**SETTINGS, **changes}, run_dir=str(tmp_path / "run"))
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    """As typed; the command that it prints trains the winner to the same score."""
+    from lepjax.cli.tune import run
+
+    monkeypatch.chdir(os.environ.get("PWD", "."))
+    file = "tests/tune/digits.py"
+    flags = "--space learning_rate=loguniform(1e-3,1e-2) --trials 2 --sampler random --together 2 --log-every 10"
+    assert run([file, *flags.split(), "--run-dir", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    best = json.loads((tmp_path / "result.json").read_text())
+    line = next(line for line in told.splitlines() if line.startswith("train it"))
+    assert best["command"] in line and "--log-every 10" in line
+
+    from lepjax.cli.train import run as train
+
+    assert train([*best["command"].split()[2:], "--run-dir", str(tmp_path / "run")]) == 0
+    alone = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert alone["dev_loss"] == pytest.approx(best["best"]["score"], rel=1e-3)
+
+
+# ---- plots ----
+
+
+def planted():
+    """Scores that depend on `a` alone."""
+    space = {"a": tune.loguniform(1e-4, 1), "noise": tune.uniform(0, 1), "kind": tune.choice(["x", "y"])}
+    rng = np.random.default_rng(0)
+    trials = []
+    for i in range(40):
+        values = {"a": 10 ** -rng.uniform(0, 4), "noise": rng.random(), "kind": "xy"[i % 2]}
+        trials.append(Trial(i, i, COMPLETE, values, score=float(np.log10(values["a"]) + 2) ** 2))
+    return space, [*trials, Trial(40, 40, PRUNED, trials[0].values, 2.0), Trial(41, 41, FAILED, trials[1].values)]
+
+
+def test_importance_finds_what_matters_and_is_optunas():
+    space, trials = planted()
+    shares = plots.importances(trials, space, "min")
+    assert max(shares, key=shares.get) == "a" and shares["a"] > 0.6
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_plots_show_every_trial_and_survive_few():
+    space, trials = planted()
+    for some in (trials, trials[:1], []):
+        drawn = [
+            plots.history(some, "dev_loss", "min"),
+            plots.importance(some, space, "dev_loss", "min"),
+            plots.parallel(some, space, "dev_loss", "min"),
+            plots.slices(some, space, "dev_loss", "min"),
+        ]
+        for figure in drawn:
+            assert isinstance(figure, matplotlib.figure.Figure)
+            figure.savefig(os.devnull, format="png")
+    assert len(plots.parallel(trials, space, "dev_loss", "min").axes[0].lines) == 41 + 4  # trials, axes
+
+
+def test_the_winner_is_complete_and_the_best_of_its_direction():
+    _, trials = planted()
+    scores = [t.score for t in trials if t.state == COMPLETE]
+    assert winner(trials, "min").score == min(scores) and winner(trials, "max").score == max(scores)
+    assert winner(trials[40:], "min") is None

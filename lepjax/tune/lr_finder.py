@@ -67,8 +67,8 @@ class LrCurve:
         """Raises `UserError` where the loss never falls by more than its noise: then no rate means anything."""
         where = "learning-rate finder"
         if len(self.losses) < 3:
-            found = f"the loss diverged within {len(self.losses)} steps, at learning rate {self.rates[0]:g}"
-            raise UserError(found, where=where, fix="Begin lower (--low).")
+            found = f"the loss diverged after {len(self.losses) + 1} steps"
+            raise UserError(found, where=where, fix="Begin lower (--low), or look whether data and model are finite.")
         smooth = self.smooth
         fall = smooth[: np.argmin(smooth) + 1].max() - smooth.min()
         noise = 1.4826 * float(np.median(np.abs(self.losses - smooth)))  # robust: the end may explode
@@ -118,9 +118,9 @@ class LrFinder(Callback):
     @property
     def curve(self) -> LrCurve:
         after = np.array(self.losses[1:], np.float64)  # the first loss is that of no rate at all
-        diverged = bool(len(after)) and has_diverged(after)
-        finite = after[np.isfinite(after)]
-        return LrCurve(self.rates[: len(finite)], finite, diverged)
+        count = int(np.isfinite(after).cumprod().sum())
+        diverged = any(has_diverged(after[: i + 1]) for i in range(len(after)))
+        return LrCurve(self.rates[:count], after[:count], diverged)
 
     def started(self, loop: Loop) -> None:
         self.losses, self._late = [], None

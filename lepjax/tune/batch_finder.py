@@ -29,8 +29,8 @@ GUESSES = 4  # along a straight line, before plain bisection
 SIZES = 8  # of which the throughput is measured, at most
 SECONDS = 0.5  # that one is measured for; at least three steps, where they take less than ten times as long
 CAVEATS = (
-    "A larger batch needs another learning rate (look again: lepjax find lr) and takes fewer steps per epoch; beyond the knee "
-    "it costs memory and generalisation and gains no speed. Evaluation and other programs on the device need memory too."
+    "A larger batch needs another learning rate (look again: lepjax find lr) and takes fewer steps per epoch; beyond the "
+    "knee it costs memory and steps and gains no speed. Evaluation and other programs on the device need memory too."
 )
 
 
@@ -94,9 +94,9 @@ def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0
     `limit` bytes per device (None: what it has) and `most` rows (0: all records) bound the search. Raises `UserError` where
     the smallest batch does not fit.
     """
-    built = experiments.build(_with_rows(experiment, experiment.data.batch_size))
+    built = experiments.build(experiment)
     trials = Trials(built)
-    limit = device_memory(built.placement.mesh) if limit is None else limit
+    limit = device_memory(jax.devices()[0], built.placement.mesh.size) if limit is None else limit
     most = min(most or len(built.splits.train), len(built.splits.train))
     ways = built.placement.batch_ways * experiment.accumulate
     if most < ways:
@@ -104,9 +104,8 @@ def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0
     multiple = math.lcm(ways, ROUND) if most >= math.lcm(ways, ROUND) else ways
     size = largest_fitting(trials.needed, limit, multiple, experiment.data.batch_size, most)
     if not size:
-        found = (
-            f"a batch of {multiple} rows needs {trials.needed(multiple):,.0f} bytes per device, there are {limit:,.0f}"
-        )
+        needed = trials.needed(multiple)
+        found = f"a batch of {multiple} rows needs {needed:,.0f} bytes per device, there are {limit:,.0f}"
         raise UserError(found, where="batch finder", fix="Use more devices, a smaller model, or --model.remat full.")
     bound = "records" if size + multiple > most else "memory"
     proof = trials.run(size)
@@ -161,7 +160,7 @@ class Trials:
             step, host, shapes = self._prepared(rows)
             state = self.built.init()
             batch = place(host, {name: shape.sharding for name, shape in shapes.items()})
-            while sum(seconds) < SECONDS or (len(seconds) < 3 and sum(seconds) < 10 * SECONDS):
+            while not seconds or sum(seconds) < SECONDS or (len(seconds) < 3 and sum(seconds) < 10 * SECONDS):
                 begun = time.perf_counter()
                 state, metrics = step(state, batch)
                 jax.block_until_ready((state, metrics))

@@ -24,12 +24,13 @@ from lepjax.run.compiled import compile_step, planned_shapes
 from lepjax.run.fit import Loop, early, fit
 
 DIVERGED = 4.0  # times the best loss, as in fastai and Lightning
+BROKEN = 2.0  # times the best loss
 WIDTH = 2.0  # steps: the standard deviation of the smoothing
 NOISE = 2.0  # standard deviations of the losses about their mean that a fall must exceed
 CAVEATS = (
-    "These are rates for the first steps of an untrained model, without warmup and decay: with warmup a run bears more, over "
-    "many steps often less, and Adam's first steps, whose moments are young, tell less than SGD's. Change the batch size or "
-    "the optimizer, and look again; try a few rates around the suggestion in real runs."
+    "These are rates for the first steps of an untrained model, without warmup and decay: with warmup a run bears more, "
+    "over many steps often less, and Adam's first steps, whose moments are young, tell less than SGD's. Change the batch "
+    "size or the optimizer, and look again; try a few rates around the suggestion in real runs."
 )
 
 
@@ -50,6 +51,14 @@ class LrCurve:
     def lowest(self) -> float:
         """The rate at which the smoothed loss is lowest: beyond it, steps do harm."""
         return float(self.rates[np.argmin(self.smooth)])
+
+    @property
+    def breaks(self) -> float | None:
+        """The rate from which on every loss is more than `BROKEN` times the best smoothed one; None: there is none."""
+        best = self.smooth.min()
+        bad = self.losses - best > (BROKEN - 1.0) * abs(best)
+        from_here = np.flatnonzero(np.logical_and.accumulate(bad[::-1])[::-1])
+        return float(self.rates[from_here[0]]) if self.diverged and len(from_here) else None
 
     @property
     def steepest(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from jax.sharding import Mesh
+import jax
 
 from lepjax.core.errors import UserError
 
@@ -13,14 +13,13 @@ SHARE = 0.9  # of an accelerator's memory: the rest is lost between arrays
 HOST_SHARE = 0.5  # of what the host has free: where it runs out, the system kills processes instead of telling
 
 
-def device_memory(mesh: Mesh) -> float:
-    """Bytes that a job may take on each device of the mesh. Simulated CPU devices share the host's memory.
+def device_memory(device: jax.Device, count: int) -> float:
+    """Bytes that a job may take on each of `count` devices like this one. CPU devices share the host's memory.
 
     Raises `UserError` for an accelerator that does not tell.
     """
-    device = mesh.devices.flat[0]
     if device.platform == "cpu":
-        return HOST_SHARE * host_memory() / mesh.size
+        return HOST_SHARE * host_memory() / count
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is None:
         raise UserError(

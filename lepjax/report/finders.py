@@ -28,7 +28,7 @@ def lr_figure(
     for (name, rate), colour in zip(marks.items(), COLOURS[1:], strict=False):
         axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=f"{name} {rate:.1e}")
     axes.set_xscale("log")
-    low, high = float(smooth.min()), float(smooth[: np.argmin(smooth) + 1].max())
+    low, high = float(losses.min()), float(smooth[: np.argmin(smooth) + 1].max())
     axes.set_ylim(low - 0.08 * (high - low), high + 0.35 * (high - low))
     axes.legend(fontsize=8, frameon=False)
     return figure

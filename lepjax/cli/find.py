@@ -40,13 +40,16 @@ def _lr(arguments: list[str]) -> int:
     lr_finder.spaced(low, high, steps)  # what is wrong with them is told before the data is read
     experiment, path = _opened("lr", rest)
     curve = lr_finder.find_lr(experiment, low, high, steps)
-    end = f"diverged at {curve.rates[-1]:.2e}" if curve.diverged else f"did not diverge up to {curve.rates[-1]:.2e}"
+    end = f"diverged by {curve.rates[-1]:.2e}" if curve.diverged else f"did not diverge up to {curve.rates[-1]:.2e}"
     print(f"loss       {curve.losses[0]:.4f} at the start, {curve.smooth.min():.4f} at best (smoothed); {end}")
     print(f"steepest   {curve.steepest:.2e}   the loss falls fastest")
     print(f"lowest/10  {curve.tenth:.2e}   a tenth of the rate with the lowest loss, {curve.lowest:.2e}")
+    if curve.breaks is not None:
+        print(f"breaks     {curve.breaks:.2e}   from here on the loss is more than {lr_finder.BROKEN:g} times its best")
     print(f"given      {experiment.optimizer.learning_rate:.2e}   the experiment's own")
     print(f"caveats    {lr_finder.CAVEATS}")
     marks = {"steepest": curve.steepest, "lowest / 10": curve.tenth}
+    marks |= {} if curve.breaks is None else {"breaks": curve.breaks}
     _drawn(finders.lr_figure(curve.rates, curve.losses, curve.smooth, marks), path)
     return DONE
 

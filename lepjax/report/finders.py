@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.figure
@@ -27,14 +28,16 @@ def lr_figure(
     for (name, rate), colour in zip(marks.items(), COLOURS[1:], strict=False):
         axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=f"{name} {rate:.1e}")
     axes.set_xscale("log")
-    low, start = float(smooth.min()), float(smooth[0])
-    axes.set_ylim(low - 0.08 * (start - low), start + 0.35 * (start - low))
+    low, high = float(losses.min()), float(smooth[: np.argmin(smooth) + 1].max())
+    axes.set_ylim(low - 0.08 * (high - low), high + 0.35 * (high - low))
     axes.legend(fontsize=8, frameon=False)
     return figure
 
 
-def batch_figure(rows: np.ndarray, rates: np.ndarray, unit: str, marks: dict[str, float]) -> matplotlib.figure.Figure:
-    """Throughput (`unit` per second) over the rows of a batch, on logarithmic axes."""
+def batch_figure(
+    rows: Sequence[int], rates: Sequence[float], unit: str, marks: dict[str, float]
+) -> matplotlib.figure.Figure:
+    """Throughput (`unit` per second) over the rows of a batch, both sequences of one length."""
     figure, axes = _panel("throughput by batch size", "rows per batch", f"{unit} per second")
     axes.plot(rows, rates, color=COLOURS[0], marker="o", markersize=4, linewidth=1.4)
     for (name, size), colour in zip(marks.items(), COLOURS[1:], strict=False):
@@ -42,7 +45,8 @@ def batch_figure(rows: np.ndarray, rates: np.ndarray, unit: str, marks: dict[str
     axes.set_xscale("log", base=2)
     axes.set_xticks(rows, [f"{size:,}" for size in rows], rotation=30, ha="right")
     axes.set_ylim(bottom=0.0)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(fontsize=8, framealpha=1.0, edgecolor="none", loc="lower right")
     return figure
 
 

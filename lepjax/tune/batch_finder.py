@@ -10,7 +10,6 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,23 +17,26 @@ import numpy as np
 from lepjax import experiment as experiments
 from lepjax.core.errors import UserError
 from lepjax.data.loader import load_rows, place
+from lepjax.data.source import Rows
 from lepjax.experiment import Built, Experiment
-from lepjax.run.compiled import Compiled, compile_step, planned_shapes
+from lepjax.run.compiled import Compiled, Shapes, compile_step, planned_shapes
 from lepjax.tune.memory import device_memory
 
+ROUND = 8  # sizes are multiples of this
 AHEAD = 2  # batches that wait on the device while one is computed; see `data.loader.placed_ahead`
 KNEE = 0.9  # share of the best throughput
+GUESSES = 4  # along a straight line, before plain bisection
 SIZES = 8  # of which the throughput is measured, at most
-SECONDS = 0.5  # that one is measured for, at least two steps
+SECONDS = 0.5  # that one is measured for; at least three steps, where they take less than ten times as long
 CAVEATS = (
-    "A larger batch needs another learning rate (look again: lepjax find lr) and takes fewer steps per epoch; beyond the knee "
-    "it costs memory and generalisation and gains no speed. Evaluation and other programs on the device need memory too."
+    "A larger batch needs another learning rate (look again: lepjax find lr) and takes fewer steps per epoch; beyond the "
+    "knee it costs memory and steps and gains no speed. Evaluation and other programs on the device need memory too."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A size that was run: seconds of a step (the median), and what it processed per second."""
+    """A size that was run: seconds of the fastest step (others wait for their neighbours), and what it does per second."""
 
     rows: int
     seconds: float
@@ -46,7 +48,7 @@ class BatchSizes:
     largest: int
     """Rows of the largest batch that fits, and that one step was taken with."""
     needed: float
-    """Bytes on each device that its step needs."""
+    """By the compiler, bytes on each device that its step needs."""
     limit: float
     """Bytes that it may take there."""
     points: tuple[Point, ...]
@@ -75,15 +77,14 @@ def largest_fitting(needed: Callable[[int], float], limit: float, multiple: int,
         if high == most:
             return most
         low, high = high, min(2 * high, most)
-    for turn in range(most):
-        if high - low <= multiple:
-            return low
+    turn = 0
+    while high - low > multiple:
         middle = (low + high) / 2
-        ends = (needed(low), needed(high)) if low else (math.nan, math.nan)
-        if turn < 4 and math.isfinite(ends[1]) and ends[1] > ends[0]:
-            middle = low + (limit - ends[0]) / (ends[1] - ends[0]) * (high - low)
+        if low and turn < GUESSES and needed(low) < needed(high) < math.inf:
+            middle = low + (limit - needed(low)) / (needed(high) - needed(low)) * (high - low)
         guess = min(max(int(middle // multiple) * multiple, low + multiple), high - multiple)
         low, high = (guess, high) if needed(guess) <= limit else (low, guess)
+        turn += 1
     return low
 
 
@@ -93,19 +94,18 @@ def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0
     `limit` bytes per device (None: what it has) and `most` rows (0: all records) bound the search. Raises `UserError` where
     the smallest batch does not fit.
     """
-    built = experiments.build(_with_rows(experiment, experiment.data.batch_size))
+    built = experiments.build(experiment)
     trials = Trials(built)
-    limit = device_memory(built.placement.mesh) if limit is None else limit
+    limit = device_memory(jax.devices()[0], built.placement.mesh.size) if limit is None else limit
     most = min(most or len(built.splits.train), len(built.splits.train))
-    multiple = built.placement.batch_ways * experiment.accumulate
-    if most < multiple:
-        raise UserError(f"{most} rows", where="batch finder", fix=f"Allow {multiple} or more: devices x microbatches.")
-    multiple = math.lcm(multiple, 8) if most >= math.lcm(multiple, 8) else multiple
+    ways = built.placement.batch_ways * experiment.accumulate
+    if most < ways:
+        raise UserError(f"{most} rows", where="batch finder", fix=f"Allow {ways} or more: devices x microbatches.")
+    multiple = math.lcm(ways, ROUND) if most >= math.lcm(ways, ROUND) else ways
     size = largest_fitting(trials.needed, limit, multiple, experiment.data.batch_size, most)
     if not size:
-        found = (
-            f"a batch of {multiple} rows needs {trials.needed(multiple):,.0f} bytes per device, there are {limit:,.0f}"
-        )
+        needed = trials.needed(multiple)
+        found = f"a batch of {multiple} rows needs {needed:,.0f} bytes per device, there are {limit:,.0f}"
         raise UserError(found, where="batch finder", fix="Use more devices, a smaller model, or --model.remat full.")
     bound = "records" if size + multiple > most else "memory"
     proof = trials.run(size)
@@ -114,58 +114,53 @@ def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0
         if not size:
             raise UserError("even the smallest batch runs out of memory", where="batch finder", fix="Use more devices.")
         proof = trials.run(size)
-    smaller = {size >> n for n in range(1, SIZES)}
-    rows = sorted(n for n in smaller if n and n % (built.placement.batch_ways * experiment.accumulate) == 0)
-    points = [point for n in rows if (point := trials.run(n)) is not None]
+    points = [point for rows in smaller(size, ways) if (point := trials.run(rows)) is not None]
     return BatchSizes(size, trials.needed(size), limit, (*points, proof), experiment.task.unit, bound)
 
 
+def smaller(size: int, ways: int) -> list[int]:
+    """Ascending, by powers of two, multiples of `ways` that are clearly below `size`; `SIZES - 1` at most."""
+    doubled = (ways << n for n in range(size.bit_length()))
+    return [rows for rows in doubled if rows <= 0.75 * size][1 - SIZES :]
+
+
 class Trials:
-    """Steps of one experiment at other batch sizes."""
+    """Steps of one experiment at other batch sizes. What was compiled is kept."""
 
     def __init__(self, built: Built) -> None:
         self.built = built
         self.needed = functools.cache(self._needed)
+        self._prepared = functools.cache(self._prepare)
 
-    def _planned(self, rows: int) -> tuple[Any, Any, dict[str, Any]]:
-        """(the source as it is read, record ids, shapes) of the batch with the most bytes."""
+    def _prepare(self, rows: int) -> tuple[Compiled, Rows, Shapes]:
+        """(the step, host rows, shapes) for the batch with the most bytes of a plan with so many rows."""
         order = experiments.planned(_with_rows(self.built.experiment, rows), self.built.splits)
         ids = order.plan.shapes()
         shapes = planned_shapes(order.source, ids, self.built.placement)
         widest = max(range(len(ids)), key=lambda i: _bytes(shapes[i]))
-        return order.source, ids[widest], shapes[widest]
-
-    def _compiled(self, shapes: dict[str, Any]) -> Compiled:
-        return compile_step(self.built.step, self.built.abstract, [shapes], self.built.placement)
+        step = compile_step(self.built.step, self.built.abstract, [shapes[widest]], self.built.placement)
+        return step, load_rows(order.source, ids[widest], np.zeros_like(ids[widest])), shapes[widest]
 
     def _needed(self, rows: int) -> float:
-        """Bytes on each device; infinite where even the compiler says that it does not fit."""
-        _, _, shapes = self._planned(rows)
+        """Bytes on each device; infinite where the compiler already finds that it does not fit."""
         try:
-            told = self._compiled(shapes).memory_analysis()
+            step, _, shapes = self._prepared(rows)
         except jax.errors.JaxRuntimeError as error:
             if out_of_memory(error):
                 return math.inf
             raise
-        step = (
-            told.argument_size_in_bytes
-            + told.output_size_in_bytes
-            - told.alias_size_in_bytes
-            + told.temp_size_in_bytes
-            + told.generated_code_size_in_bytes
-        )
-        return step + AHEAD * _bytes(shapes)
+        told = step.memory_analysis()
+        kept = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
+        return kept + told.temp_size_in_bytes + told.generated_code_size_in_bytes + AHEAD * _bytes(shapes)
 
     def run(self, rows: int) -> Point | None:
         """Takes steps with a batch of this size; None: memory ran out."""
-        source, ids, shapes = self._planned(rows)
-        host = load_rows(source, ids, np.zeros_like(ids))
+        seconds: list[float] = []
         try:
-            step = self._compiled(shapes)
+            step, host, shapes = self._prepared(rows)
             state = self.built.init()
             batch = place(host, {name: shape.sharding for name, shape in shapes.items()})
-            seconds: list[float] = []
-            while len(seconds) < 3 or sum(seconds) < SECONDS:
+            while not seconds or sum(seconds) < SECONDS or (len(seconds) < 3 and sum(seconds) < 10 * SECONDS):
                 begun = time.perf_counter()
                 state, metrics = step(state, batch)
                 jax.block_until_ready((state, metrics))
@@ -174,8 +169,7 @@ class Trials:
             if out_of_memory(error):
                 return None
             raise
-        median = float(np.median(seconds[1:]))  # the first warms up
-        return Point(rows, median, self.built.experiment.task.tokens(host) / median)
+        return Point(rows, min(seconds), self.built.experiment.task.tokens(host) / min(seconds))
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -186,6 +180,6 @@ def _with_rows(experiment: Experiment, rows: int) -> Experiment:
     return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=rows))
 
 
-def _bytes(shapes: dict[str, Any]) -> int:
+def _bytes(shapes: Shapes) -> int:
     """Of one device's part of a batch."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in shapes.values())

@@ -111,7 +111,7 @@ class Groups:
             fix = "Use order shared, together 1, or batches of one shape (no buckets)."
             raise UserError("jobs with different seeds read batches of different shapes", where="order", fix=fix)
         program = Stacked(built, size, self.objective, shared, self.devices)
-        need, free = needed(program.compiled), device_memory(program.mesh)
+        need, free = needed(program.compiled), device_memory(self.devices[0], len(self.devices))
         if need > free and size > self.least:
             raise OutOfMemory(
                 f"{size} trials need {need / 1e9:.1f} GB on each device, which has {free / 1e9:.1f} GB for them"

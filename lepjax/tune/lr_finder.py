@@ -24,12 +24,13 @@ from lepjax.run.compiled import compile_step, planned_shapes
 from lepjax.run.fit import Loop, early, fit
 
 DIVERGED = 4.0  # times the best loss, as in fastai and Lightning
+BROKEN = 2.0  # times the best loss
 WIDTH = 2.0  # steps: the standard deviation of the smoothing
 NOISE = 2.0  # standard deviations of the losses about their mean that a fall must exceed
 CAVEATS = (
-    "These are rates for the first steps of an untrained model, without warmup and decay: with warmup a run bears more, over "
-    "many steps often less, and Adam's first steps, whose moments are young, tell less than SGD's. Change the batch size or "
-    "the optimizer, and look again; try a few rates around the suggestion in real runs."
+    "These are rates for the first steps of an untrained model, without warmup and decay: with warmup a run bears more, "
+    "over many steps often less, and Adam's first steps, whose moments are young, tell less than SGD's. Change the batch "
+    "size or the optimizer, and look again; try a few rates around the suggestion in real runs."
 )
 
 
@@ -52,6 +53,14 @@ class LrCurve:
         return float(self.rates[np.argmin(self.smooth)])
 
     @property
+    def breaks(self) -> float | None:
+        """The rate from which on every loss is more than `BROKEN` times the best smoothed one; None: there is none."""
+        best = self.smooth.min()
+        bad = self.losses - best > (BROKEN - 1.0) * abs(best)
+        from_here = np.flatnonzero(np.logical_and.accumulate(bad[::-1])[::-1])
+        return float(self.rates[from_here[0]]) if self.diverged and len(from_here) else None
+
+    @property
     def steepest(self) -> float:
         """The rate before `lowest` at which the smoothed loss falls fastest per factor of the rate."""
         end = int(np.argmin(self.smooth)) + 1
@@ -67,8 +76,8 @@ class LrCurve:
         """Raises `UserError` where the loss never falls by more than its noise: then no rate means anything."""
         where = "learning-rate finder"
         if len(self.losses) < 3:
-            found = f"the loss diverged within {len(self.losses)} steps, at learning rate {self.rates[0]:g}"
-            raise UserError(found, where=where, fix="Begin lower (--low).")
+            found = f"the loss diverged after {len(self.losses) + 1} steps"
+            raise UserError(found, where=where, fix="Begin lower (--low), or look whether data and model are finite.")
         smooth = self.smooth
         fall = smooth[: np.argmin(smooth) + 1].max() - smooth.min()
         noise = 1.4826 * float(np.median(np.abs(self.losses - smooth)))  # robust: the end may explode
@@ -118,9 +127,9 @@ class LrFinder(Callback):
     @property
     def curve(self) -> LrCurve:
         after = np.array(self.losses[1:], np.float64)  # the first loss is that of no rate at all
-        diverged = bool(len(after)) and has_diverged(after)
-        finite = after[np.isfinite(after)]
-        return LrCurve(self.rates[: len(finite)], finite, diverged)
+        count = int(np.isfinite(after).cumprod().sum())
+        diverged = any(has_diverged(after[: i + 1]) for i in range(len(after)))
+        return LrCurve(self.rates[:count], after[:count], diverged)
 
     def started(self, loop: Loop) -> None:
         self.losses, self._late = [], None

@@ -103,4 +103,4 @@ def test_sabotage_copies_without_their_parents_state_are_noticed(monkeypatch):
 )
 def test_what_cannot_evolve_is_one_line(space, settings, told):
     with pytest.raises(UserError, match=told):
-        tune.pbt(experiment(), space, **{"population": 4, "rounds": 2, **settings})
+        tune.pbt(experiment(), space, **{"population": 8, "rounds": 2, **settings})

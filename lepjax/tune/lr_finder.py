@@ -84,7 +84,8 @@ class LrCurve:
         if not fall > max(NOISE * noise, 1e-6 * abs(smooth[0])):
             low, high = self.rates[0], self.rates[-1]
             found = f"from learning rate {low:.3g} to {high:.3g} the loss fell by {fall:.3g}, its noise is {noise:.3g}"
-            raise UserError(found, where=where, fix="Raise --high or --steps, or look whether anything is trained.")
+            higher = "Raise --high or --steps, or look whether anything is trained."
+            raise UserError(found, where=where, fix="It diverged: begin lower (--low)." if self.diverged else higher)
 
 
 def spaced(low: float, high: float, steps: int) -> np.ndarray:

@@ -53,6 +53,11 @@ def test_a_model_that_does_not_learn_is_refused():
         find_lr(squares(optimizer=SGD(freeze=".*")), LOW, HIGH, STEPS)
 
 
+def test_a_range_that_begins_too_high_is_refused():
+    with pytest.raises(UserError, match=r"It diverged: begin lower \(--low\)"):
+        find_lr(squares(), 2.0, HIGH, STEPS)
+
+
 def test_rates_too_small_to_tell_from_noise_are_refused():
     with pytest.raises(UserError, match="its noise is"):
         find_lr(squares(), 1e-12, 1e-10, 40)

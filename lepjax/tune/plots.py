@@ -134,7 +134,7 @@ def slices(trials: Sequence[Trial], space: Space, metric: str, mode: str) -> Fig
             at = [i for i, one in enumerate(pruned) if one is flag]
             panel.scatter([values[i] for i in at], [_score(shown[i]) for i in at], s=16, c=colours[at], marker=marker)
         if isinstance(dimension, LogUniform):
-            panel.set_xscale("log")
+            panel.set(xlim=(dimension.low / 1.2, dimension.high * 1.2), xscale="log")
         panel.set_xlabel(name, fontsize=8)
         panel.tick_params(labelsize=7)
         _plain(panel)

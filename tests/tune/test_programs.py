@@ -125,20 +125,17 @@ def test_nothing_compiles_after_the_first_cohort():
 
 
 SWEPT = {"learning_rate": 0.0123, "weight_decay": 0.0456, "beta1": 0.8765, "beta2": 0.9876, "clip_norm": 7.654}
-SWEPT |= {"dropout": 0.2345, "label_smoothing": 0.1357, "warmup": 17, "end": 173, "final": 0.0789, "eps": 3.21e-7}
+SWEPT |= {"dropout": 0.2345, "label_smoothing": 0.1357, "warmup": 19, "end": 173, "final": 0.0789, "eps": 3.21e-7}
 
 
 def planted(step_of=lambda built: built.step):
     """The lowered text of a step whose hyperparameters are numbers that occur nowhere else, and its StableHLO."""
     made = experiment()
-    found = resolve(made, dict.fromkeys((), SPACE["dropout"]) or SPACE)
-    paths = {field.path.rpartition(".")[2]: field for field in found.values()}
     optimizer = dataclasses.replace(
         made.optimizer,
         **{name: SWEPT[name] for name in ("learning_rate", "weight_decay", "beta1", "beta2", "clip_norm", "eps")},
-        schedule=dataclasses.replace(made.optimizer.schedule, warmup=17, end=173, final=0.0789),
+        schedule=dataclasses.replace(made.optimizer.schedule, warmup=19, end=173, final=0.0789),
     )
-    assert {"warmup", "end", "dropout"} <= paths.keys()
     made = dataclasses.replace(
         made,
         optimizer=optimizer,
@@ -161,7 +158,7 @@ def baked(text):
     return {
         name
         for name, value in {**SWEPT, "seed": 987_654}.items()
-        for form in (value, 1 - value, 1 / value)
+        for form in (value, 1 / value, *((1 - value,) if value > 1e-3 else ()))
         if np.isclose(there, form, rtol=1e-5, atol=0).any()
     }
 

@@ -46,7 +46,7 @@ def test_a_sweep_leaves_result_report_and_study(whole):
     assert told["best"]["score"] == whole.best.score == max(t.score for t in whole.trials if t.state == COMPLETE)
     assert told["rescored"]["mean"] == pytest.approx(np.mean(told["rescored"]["scores"]))
     text = (whole.directory / "report.html").read_text()
-    assert text.count("<svg") == 4 and "http://" not in text.replace("http://www.w3.org", "").replace("http://purl", "")
+    assert text.count("<svg") == 4 and "<script" not in text and "<link" not in text and ' href="http' not in text
     assert whole.command.split()[:3] == ["lepjax", "train", "EXPERIMENT"] and whole.command in text.replace(
         "&#x27;", "'"
     )

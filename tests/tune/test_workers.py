@@ -63,13 +63,13 @@ module.Study.claim = careless
 
 
 def worked(url, folder, workers, trials, kills, before="", seed=0):
-    """Workers until the study is done, one of them killed and replaced every second or so; how often each ordinal was done."""
+    """Workers until the study is done, one killed and replaced every second or so; how often each ordinal was done."""
     log = folder / "done.log"
     log.touch()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
     def start():
-        command = [sys.executable, "-c", WORKER.format(before=before), url, str(trials), str(log)]
+        command = [sys.executable, "-c", WORKER.replace("{before}", before), url, str(trials), str(log)]
         return subprocess.Popen(command, env=environment)
 
     running, rng, end = [start() for _ in range(workers)], random.Random(seed), time.monotonic() + 300

@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> int:
     experiment = _overrides.apply(loaded.experiment, loaded.rest, target, "tune", own=loaded.own)
     searched = read_space(ranges) if ranges else _load.space_of(target)
     hush()
-    from lepjax.tune.sweep import sweep
+    from lepjax.tune.searching import sweep
 
     command = " ".join([target, *rest])
     result = sweep(experiment, searched, name=loaded.name, target=command, console=Console(), **options)

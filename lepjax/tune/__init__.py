@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from lepjax.tune.space import choice, integer, loguniform, uniform
 
 if TYPE_CHECKING:
-    from lepjax.tune.pbt import pbt as pbt
-    from lepjax.tune.sweep import sweep as sweep
+    from lepjax.tune.population import pbt as pbt
+    from lepjax.tune.searching import sweep as sweep
 
 __all__ = ["choice", "integer", "loguniform", "pbt", "sweep", "uniform"]
+
+LATER = {"pbt": "population", "sweep": "searching"}
 
 
 def __getattr__(name: str) -> Any:
     """What trains is imported when it is asked for: spaces and studies do without JAX."""
-    if name not in ("pbt", "sweep"):
+    if name not in LATER:
         raise AttributeError(f"module 'lepjax.tune' has no attribute {name!r}")
-    function = getattr(importlib.import_module(f"lepjax.tune.{name}"), name)
-    globals()[name] = function  # instead of the module, which importing has put there
-    return function
+    return getattr(importlib.import_module(f"lepjax.tune.{LATER[name]}"), name)

@@ -1,7 +1,6 @@
 """Population-based training: copies are copies, and lines of descent are told truly."""
 
 import dataclasses
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +10,11 @@ import pytest
 from lepjax import tune
 from lepjax.core.errors import UserError
 from lepjax.run.compiles import Compiles
-from lepjax.tune.pbt import Exploration, evolve
+from lepjax.tune import population as module
+from lepjax.tune.population import Exploration, evolve
 from lepjax.tune.programs import Fleet
 from tests.tune.digits import experiment
 
-module = importlib.import_module("lepjax.tune.pbt")  # the package's attribute is the function
 SPACE = {"learning_rate": tune.loguniform(1e-5, 1e-1), "dropout": tune.uniform(0.0, 0.6)}
 RULE = Exploration(("learning_rate",), np.float32([1e-5]), np.float32([1e-1]), np.array([True]), share=0.25)
 

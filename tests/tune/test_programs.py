@@ -125,7 +125,7 @@ def test_nothing_compiles_after_the_first_cohort():
 
 
 SWEPT = {"learning_rate": 0.0123, "weight_decay": 0.0456, "beta1": 0.8765, "beta2": 0.9876, "clip_norm": 7.654}
-SWEPT |= {"dropout": 0.2345, "label_smoothing": 0.1357, "warmup": 19, "end": 173, "final": 0.0789, "eps": 3.21e-7}
+SWEPT |= {"dropout": 0.2345, "label_smoothing": 0.1357, "warmup": 11, "end": 173, "final": 0.0789, "eps": 3.21e-7}
 
 
 def planted(step_of=lambda built: built.step):
@@ -134,7 +134,7 @@ def planted(step_of=lambda built: built.step):
     optimizer = dataclasses.replace(
         made.optimizer,
         **{name: SWEPT[name] for name in ("learning_rate", "weight_decay", "beta1", "beta2", "clip_norm", "eps")},
-        schedule=dataclasses.replace(made.optimizer.schedule, warmup=19, end=173, final=0.0789),
+        schedule=dataclasses.replace(made.optimizer.schedule, warmup=11, end=173, final=0.0789),
     )
     made = dataclasses.replace(
         made,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import pathlib
 import re
-from typing import Any
+import time
+from typing import IO, Any
 
 from lepjax.core.errors import UserError
 from lepjax.tune.distributions import optuna
@@ -25,11 +26,10 @@ def open_storage(url: str) -> Any:
             path = pathlib.Path(url)
             if not path.parent.is_dir():
                 raise UserError("no such folder", where=str(path.parent))
-            backend = storages.journal.JournalFileBackend(str(path))
-            return storages.JournalStorage(backend)
+            return storages.JournalStorage(storages.journal.JournalFileBackend(str(path), FileLock(f"{path}.lock")))
         if url.startswith("sqlite:"):
             return _sqlite(url)
-        return storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return _server(url)
     except UserError:
         raise
     except Exception as error:  # of SQLAlchemy, of a driver, of the system: they have no common class
@@ -38,9 +38,40 @@ def open_storage(url: str) -> Any:
         raise UserError(f"cannot be reached ({reason[:200]})", where=f"storage {shown(url)}", fix=fix) from error
 
 
+class FileLock:
+    """A lock of the kernel's, which lets go when its holder dies; Optuna's, a file, then blocks all for half a minute."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._held: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        held = open(self.path, "a", encoding="ascii")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        self._held = held
+        return True
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+
 def shown(url: str) -> str:
     """The URL without its password."""
     return re.sub(r"//([^:@/]*):[^@]*@", r"//\1:***@", url)
+
+
+def _server(url: str) -> Any:
+    """Several workers may find no tables and make them at the same time: all but the first look again."""
+    import sqlalchemy
+
+    for _ in range(5):
+        try:
+            return optuna().storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+            time.sleep(1.0)
+    return optuna().storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 def _sqlite(url: str) -> Any:

@@ -7,6 +7,7 @@ and values into the queue. So each ordinal is done once, and which trials a swee
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -83,10 +84,10 @@ class Study:
             for trial in waiting:
                 if trial.ordinal // count != waiting[0].ordinal // count:
                     break
-                if not self.storage.set_trial_state_values(self._ids[trial.number], states[RUNNING]):
-                    continue
-                self.storage.set_trial_user_attr(self._ids[trial.number], "worker", self.worker)
-                claimed.append(trial)
+                with contextlib.suppress(optuna().exceptions.UpdateFinishedTrialError):  # taken, and done already
+                    if self.storage.set_trial_state_values(self._ids[trial.number], states[RUNNING]):
+                        self.storage.set_trial_user_attr(self._ids[trial.number], "worker", self.worker)
+                        claimed.append(trial)
             claimed = [trial for trial in claimed if not self._is_surplus(trial)]
             if claimed:
                 return claimed
@@ -104,7 +105,8 @@ class Study:
         return dataclasses.replace(trial, values=dict(values))
 
     def report(self, trial: Trial, step: int, score: float) -> None:
-        self.storage.set_trial_intermediate_value(self._ids[trial.number], step, float(score))
+        with contextlib.suppress(optuna().exceptions.UpdateFinishedTrialError):  # see `finish`
+            self.storage.set_trial_intermediate_value(self._ids[trial.number], step, float(score))
 
     def finish(
         self,
@@ -118,12 +120,10 @@ class Study:
     ) -> None:
         """What came of a trial. Where another worker took this one for dead, its word stands and this is dropped."""
         told = {"by_seed": [x if abs(x) < 1e300 else str(x) for x in by_seed], "steps": steps, "seconds": seconds}
-        try:
+        values = None if state == FAILED or score is None else [float(score)]
+        with contextlib.suppress(optuna().exceptions.UpdateFinishedTrialError):
             self.storage.set_trial_user_attr(self._ids[trial.number], "result", {**told, "note": note})
-            values = None if state == FAILED or score is None else [float(score)]
             self.storage.set_trial_state_values(self._ids[trial.number], self._states()[state], values)
-        except optuna().exceptions.UpdateFinishedTrialError:
-            return
 
     # ---- looking ----
 

@@ -1,0 +1,146 @@
+"""What searches find with equal work: samplers against chance, early stopping, and schedules that evolve.
+
+Purpose   on digits (MLP) or 1,000 rows of SST-2 (a small BERT from scratch), several sampler seeds each:
+          (a) the best dev loss of 48 trials of tpe, gp and genetic against random; (b) trial-steps that asha needs to reach
+          the best of 48 random trials that were trained to their ends; (c) dev loss of population-based training against
+          the best of as many fixed learning rates, without a schedule
+Command   python -m experiments.benchmarks.searches digits|sst2 [--seeds 5] [--data FOLDER]
+Measured  see README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import tempfile
+
+import numpy as np
+
+from experiments.digits_mlp import experiment as digits_mlp
+from lepjax import tune
+from lepjax.core.optimizers import AdamW
+from lepjax.core.schedules import Constant, Linear
+from lepjax.data.batching import Fixed
+from lepjax.data.labelled import LabelledText
+from lepjax.experiment import Experiment, Steps
+from lepjax.models.bert import Bert
+from lepjax.models.bert_family import BertArchitecture
+from lepjax.models.bert_heads import SequenceClassification
+from lepjax.run.memory import keep_freed_memory
+from lepjax.tasks.classification import Classification
+from lepjax.tune.result import Result
+from lepjax.tune.trial import COMPLETE, PRUNED
+
+TRIALS, TOGETHER = 48, 8
+SPACE = {
+    "learning_rate": tune.loguniform(1e-5, 1e-1),
+    "weight_decay": tune.loguniform(1e-4, 1.0),
+    "dropout": tune.uniform(0.0, 0.5),
+    "label_smoothing": tune.uniform(0.0, 0.3),
+    "warmup": tune.uniform(0.0, 0.5),
+    "beta1": tune.uniform(0.5, 0.99),
+}
+
+
+def digits(data: str) -> Experiment:
+    return dataclasses.replace(digits_mlp(), length=Steps(128), best="", mesh="data=1")
+
+
+def sst2(data: str) -> Experiment:
+    """Two layers of width 64 from random weights, 1,000 rows of at most 32 tokens."""
+    folder = pathlib.Path(data)
+    architecture = BertArchitecture(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
+    return Experiment(
+        model=Bert(architecture=architecture, head=SequenceClassification(num_labels=2), dropout=0.1),
+        task=Classification(labels=("0", "1")),
+        data=LabelledText(
+            dataset="sst2",
+            data_dir=str(folder / "sst2"),
+            tokenizer=str(folder / "weights" / "minilm_l6_fp16"),
+            batch_size=32,
+            max_length=32,
+            batching=Fixed(32),
+            max_train_examples=1000,
+        ),
+        optimizer=AdamW(learning_rate=1e-3, schedule=Linear(warmup=0.1)),
+        length=Steps(96),
+        mesh="data=1",
+    )
+
+
+def swept(experiment: Experiment, seed: int, sampler: str, trials: int = TRIALS, pruner: str = "none") -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        return tune.sweep(
+            experiment,
+            SPACE,
+            trials=trials,
+            sampler=sampler,
+            pruner=pruner,
+            together=TOGETHER,
+            sampler_seed=seed,
+            run_dir=folder,
+        )
+
+
+def best_of(result: Result) -> float:
+    return min(trial.score for trial in result.trials if trial.state == COMPLETE and trial.score is not None)
+
+
+def told(name: str, values: list[float]) -> str:
+    return (
+        f"{name:<10} {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f}  [{', '.join(f'{x:.4f}' for x in values)}]"
+    )
+
+
+def steps_to(result: Result, goal: float) -> float:
+    """Optimizer steps of all trials until a complete one scores as well as `goal`; infinite: none does."""
+    total = 0
+    for cohort in (
+        itertools.batched(result.trials, TOGETHER) if hasattr(itertools, "batched") else _batched(result.trials)
+    ):
+        total += sum(trial.steps for trial in cohort)
+        if any(t.state in (COMPLETE, PRUNED) and t.score is not None and t.score <= goal for t in cohort):
+            return total
+    return float("inf")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("digits", "sst2"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", default="../shared/data")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    experiment = {"digits": digits, "sst2": sst2}[arguments.what](arguments.data)
+    seeds = range(arguments.seeds)
+    random = [swept(experiment, seed, "random") for seed in seeds]
+    print(told("random", [best_of(result) for result in random]), flush=True)
+    for sampler in ("tpe", "gp", "genetic"):
+        print(told(sampler, [best_of(swept(experiment, seed, sampler)) for seed in seeds]), flush=True)
+    full = TRIALS * experiment.length.in_steps(1, 1)
+    for sampler in ("random", "tpe"):
+        pruned = [swept(experiment, seed, sampler, 4 * TRIALS, "asha") for seed in seeds]
+        steps = [steps_to(result, best_of(other)) for result, other in zip(pruned, random, strict=True)]
+        ratios = ", ".join(f"{full / x:.1f}" for x in steps)
+        print(f"asha with {sampler}: {full:,} trial-steps of random took {steps}: {ratios} times fewer", flush=True)
+    fixed = dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, schedule=Constant()))
+    rates = {"learning_rate": SPACE["learning_rate"]}
+    evolved, constant = [], []
+    for seed in seeds:
+        found = tune.pbt(fixed, rates, population=16, rounds=8, seed=seed)
+        evolved.append(float(np.nanmin(found.scores[-1])))
+        with tempfile.TemporaryDirectory() as folder:
+            constant.append(
+                best_of(
+                    tune.sweep(
+                        fixed, rates, trials=16, sampler="random", together=16, sampler_seed=seed, run_dir=folder
+                    )
+                )
+            )
+    print(told("pbt", evolved), flush=True)
+    print(told("fixed rate", constant), flush=True)
+
+
+if __name__ == "__main__":
+    main()

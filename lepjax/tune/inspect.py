@@ -79,7 +79,9 @@ def inspect(folder: str, task: str = "classification") -> Inspection:
         fix = "Name a file after it (train.tsv), with a column of labels."
         raise UserError("no labelled training split", where=path, fix=fix)
     check_classes(train)
-    held = {("dev" if split == "validation" else split): d for split, d in found.items() if split in ("validation", "test")}
+    held = {
+        ("dev" if split == "validation" else split): d for split, d in found.items() if split in ("validation", "test")
+    }
     for data in held.values():
         data.label_ids()  # a label that training never sees is told with its line
     share = 0.0
@@ -221,5 +223,5 @@ def _leaked(train: Dataset, name: str, data: Dataset) -> list[Finding]:
     if not rows:
         return [Finding("leakage", f"none of the {len(data):,} texts of {name} is a training text")]
     share = len(rows) / len(data)
-    found = f"{len(rows):,} of the {len(data):,} texts of {name} ({share:.1%}) are training texts, {data.where(rows[0])} first"
+    found = f"{len(rows):,} of the {len(data):,} texts of {name} ({share:.1%}) are training texts, such as {data.where(rows[0])}"
     return [Finding("leakage", f"{found}: its score is too good by what they add", True)]

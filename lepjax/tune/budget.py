@@ -23,6 +23,8 @@ WANTED = 12
 """Trials that are worth shortening them for."""
 LEAST_STEPS = 25
 """Steps below which a trial says nothing about its learning rate."""
+COMPILE_SHARE = 0.25
+"""Share of the search that may go into programs for other shapes."""
 KEPT = 0.45
 """Share of the steps of all trials that are taken where the worse two thirds end at a ninth and at a third."""
 UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
@@ -84,9 +86,9 @@ def seconds(text: str) -> float:
 
 
 def final_seconds(cost: Cost, work: Work, epochs: float) -> float:
-    """Compiling, training and scoring, with a margin."""
+    """Loading or compiling the program, training and scoring, with a margin."""
     training = epochs * work.steps_per_epoch * cost.step
-    return SAFETY * (2 * cost.compile + training + work.held_records * cost.score)
+    return SAFETY * (cost.compile + training + work.held_records * cost.score)
 
 
 def trial_seconds(cost: Cost, work: Work, epochs: float) -> float:
@@ -111,21 +113,16 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
         raise UserError(found, where="--budget", fix="Give more time, a smaller model, or less data.")
     final = final_seconds(cost, work, epochs)
     search = left - final
-    none = Plan(epochs, final, search, 0, 0.0, 0)
-    groups = max(int(0.25 * search / (2 * SAFETY * cost.compile)), 0)
-    spent = SAFETY * 2 * cost.compile * max(groups, 1)
-    room = search - spent
-    whole = trial_seconds(cost, work, epochs)
-    if groups < 1 or room <= 0:
-        return none
-    count = int(room / (KEPT * whole))
+    more = int(COMPILE_SHARE * search / (SAFETY * cost.compile))  # the recipe's own was made when it was measured
+    room, groups = search - more * SAFETY * cost.compile, 1 + more
+    count = int(room / (KEPT * trial_seconds(cost, work, epochs)))
     if count >= WANTED:
         return Plan(epochs, final, search, min(count, MANY), epochs, groups)
     for trials in (WANTED, FEW):  # shorter trials, then fewer
         cut = epochs_of_trial(cost, work, room / (KEPT * trials))
         if cut * work.search_steps_per_epoch >= LEAST_STEPS:
             return Plan(epochs, final, search, trials, min(cut, epochs), groups)
-    return none
+    return Plan(epochs, final, search, 0, 0.0, 0)
 
 
 def epochs_of_trial(cost: Cost, work: Work, available: float) -> float:

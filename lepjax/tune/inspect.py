@@ -223,5 +223,5 @@ def _leaked(train: Dataset, name: str, data: Dataset) -> list[Finding]:
     if not rows:
         return [Finding("leakage", f"none of the {len(data):,} texts of {name} is a training text")]
     share = len(rows) / len(data)
-    found = f"{len(rows):,} of the {len(data):,} texts of {name} ({share:.1%}) are training texts, such as {data.where(rows[0])}"
-    return [Finding("leakage", f"{found}: its score is too good by what they add", True)]
+    found = f"{len(rows):,} of the {len(data):,} texts of {name} ({share:.1%}) are training texts"
+    return [Finding("leakage", f"{found}, such as {data.where(rows[0])}: its score is too good by what they add", True)]

@@ -70,8 +70,7 @@ class Inspection:
 def inspect(folder: str, task: str = "classification") -> Inspection:
     """Reads all splits. Raises `UserError` in one line for a folder that cannot be fine-tuned on."""
     if task not in TASKS:
-        fix = f"autotune knows {', '.join(TASKS)} so far. {nearest(task, TASKS) if task else ''}"
-        raise UserError(f"no automatic recipe for {task!r}", where="--task", fix=fix)
+        raise UserError(f"no automatic recipe for {task!r}", where="--task", fix=nearest(task, TASKS))
     path = one_path(folder)
     found = labelled(path, REFUSE)
     train = found.get("train")
@@ -120,7 +119,7 @@ def check_classes(train: Dataset) -> None:
     where = f"{train.name} train"
     if train.kind != "classification":
         other = {"regression": "labels are numbers with a fraction", "tagging": "words are tagged"}
-        fix = "autotune classifies texts; write an experiment for this (docs/experiments, experiments/)."
+        fix = "autotune classifies texts; for this write an experiment, as those in experiments/ are."
         raise UserError(f"{other.get(train.kind, train.kind)}: a task of {train.kind}", where=where, fix=fix)
     classes, rows = len(set(train.label_ids().tolist())), len(train)
     if classes < 2:

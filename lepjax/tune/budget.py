@@ -122,7 +122,9 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
         cut = epochs_of_trial(cost, work, room / (KEPT * trials))
         if cut * work.search_steps_per_epoch >= LEAST_STEPS:
             return Plan(epochs, final, search, trials, min(cut, epochs), groups)
-    return Plan(epochs, final, search, 0, 0.0, 0)
+    epochs = min(work.epochs, epochs_within(cost, work, MOST_SHARE * left))  # what no search takes, training may
+    final = final_seconds(cost, work, epochs)
+    return Plan(epochs, final, left - final, 0, 0.0, 0)
 
 
 def epochs_of_trial(cost: Cost, work: Work, available: float) -> float:

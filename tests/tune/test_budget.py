@@ -44,8 +44,9 @@ def test_less_time_shortens_trials_before_it_leaves_them_out():
 
 
 def test_little_time_goes_to_the_training():
-    plan = budget.plan(90.0, COST, WORK)
-    assert plan.trials == 0 and 1.0 <= plan.epochs < 3.0
+    plan = budget.plan(130.0, COST, WORK)
+    assert plan.trials == 0 and 1.0 < plan.epochs < 3.0
+    assert plan.final == pytest.approx(budget.MOST_SHARE * 130.0)
     assert budget.plan(50.0, COST, WORK).epochs < 1.0
 
 

@@ -21,6 +21,8 @@ FEW, MANY = 6, 48
 """Trials: with fewer a search is no better than the recipe, more are not needed."""
 WANTED = 12
 """Trials that are worth shortening them for."""
+TRIALS_PER_SHAPE = 4
+"""Trials for each shape that is searched: with fewer, no shape is known well."""
 LEAST_STEPS = 25
 """Steps below which a trial says nothing about its learning rate."""
 COMPILE_SHARE = 0.25
@@ -114,14 +116,15 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
     final = final_seconds(cost, work, epochs)
     search = left - final
     more = int(COMPILE_SHARE * search / (SAFETY * cost.compile))  # the recipe's own was made when it was measured
-    room, groups = search - more * SAFETY * cost.compile, 1 + more
+    room = search - more * SAFETY * cost.compile
     count = int(room / (KEPT * trial_seconds(cost, work, epochs)))
-    if count >= WANTED:
-        return Plan(epochs, final, search, min(count, MANY), epochs, groups)
-    for trials in (WANTED, FEW):  # shorter trials, then fewer
-        cut = epochs_of_trial(cost, work, room / (KEPT * trials))
-        if cut * work.search_steps_per_epoch >= LEAST_STEPS:
-            return Plan(epochs, final, search, trials, min(cut, epochs), groups)
+    options = [(min(count, MANY), epochs)] if count >= FEW else []  # whole trials, else shorter ones, else fewer
+    for trials in (WANTED, FEW):
+        cut = min(epochs_of_trial(cost, work, room / (KEPT * trials)), epochs)
+        options += [(trials, cut)] if cut * work.search_steps_per_epoch >= LEAST_STEPS else []
+    if options:
+        trials, length = options[0]
+        return Plan(epochs, final, search, trials, length, min(1 + more, max(trials // TRIALS_PER_SHAPE, 1)))
     epochs = min(work.epochs, epochs_within(cost, work, MOST_SHARE * left))  # what no search takes, training may
     final = final_seconds(cost, work, epochs)
     return Plan(epochs, final, left - final, 0, 0.0, 0)

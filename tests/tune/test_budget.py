@@ -43,6 +43,17 @@ def test_less_time_shortens_trials_before_it_leaves_them_out():
     assert short.trial_epochs * WORK.search_steps_per_epoch >= budget.LEAST_STEPS
 
 
+def test_few_trials_are_not_spread_over_shapes():
+    for left in (200.0, 400.0, 800.0, 3000.0):
+        plan = budget.plan(left, COST, WORK)
+        assert plan.groups == 1 or plan.groups * budget.TRIALS_PER_SHAPE <= plan.trials
+
+
+def test_small_data_is_searched_with_whole_trials():
+    plan = budget.plan(600.0, COST, Work(3.0, 2.4, 20, 20, 3.0))
+    assert plan.trials == budget.MANY and plan.trial_epochs == 3.0
+
+
 def test_little_time_goes_to_the_training():
     plan = budget.plan(130.0, COST, WORK)
     assert plan.trials == 0 and 1.0 < plan.epochs < 3.0

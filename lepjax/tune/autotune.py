@@ -211,11 +211,12 @@ def _lap(entrant: Entrant, seconds: float, folder: pathlib.Path, console: Consol
 
 def _planned(ledger: Ledger, entrant: Entrant, plan: Plan) -> list[Reason]:
     spent = f"{ledger.spent:.0f} s of {ledger.seconds:.0f} s are spent on looking and measuring"
-    full = plan.epochs >= entrant.recipe.epochs
+    full, steps = plan.epochs >= entrant.recipe.epochs, entrant.work.search_steps_per_epoch
     final = f"{plan.epochs:.3g} epochs, compiling and scoring take that" + ("" if full else "; more do not fit")
     reasons = [Reason("budget", f"{plan.final:.0f} s for the final training", f"{spent}, and {final}")]
     if plan.trials:
-        chances = f"{plan.search:.0f} s are left, and the worse two thirds end at a ninth and at a third of a trial"
+        early = "a ninth and a third" if budget.rungs(plan.trial_epochs * steps) > 1 else "a third"
+        chances = f"{plan.search:.0f} s are left, and the worse two thirds end after {early} of their steps"
         told = f"up to {plan.trials} trials of {plan.trial_epochs:.3g} epochs, in {plan.groups} shapes at most"
         return [*reasons, Reason("search", told, chances)]
     return [
@@ -241,7 +242,7 @@ def _searched(
         searched.space,
         trials=plan.trials,
         sampler=Beginning(searched.first, Tpe(startup=max(plan.trials // 3, 4))),
-        pruner=Asha(reduction=3, count=2),
+        pruner=Asha(budget.REDUCTION, budget.rungs(plan.trial_epochs * work.search_steps_per_epoch)),
         together=1,
         seconds=max(ledger.left - plan.final - length, 0.0),
         run_dir=str(folder / "search"),

@@ -23,12 +23,15 @@ WANTED = 12
 """Trials that are worth shortening them for."""
 TRIALS_PER_SHAPE = 4
 """Trials for each shape that is searched: with fewer, no shape is known well."""
-LEAST_STEPS = 25
+LEAST_STEPS = 45
 """Steps below which a trial says nothing about its learning rate."""
 COMPILE_SHARE = 0.25
 """Share of the search that may go into programs for other shapes."""
-KEPT = 0.45
-"""Share of the steps of all trials that are taken where the worse two thirds end at a ninth and at a third."""
+REDUCTION, RUNG_STEPS = 3, 15
+"""The worse two thirds of the trials end after a third of their steps, and before that after a ninth, where that is so many
+steps at least."""
+KEPT = 0.6
+"""Share of the steps of all trials that is then taken: of few trials the first ones meet nobody to lose against."""
 UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 SLOW = 20.0
 """Seconds of the shortest budget."""
@@ -128,6 +131,11 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
     epochs = min(work.epochs, epochs_within(cost, work, MOST_SHARE * left))  # what no search takes, training may
     final = final_seconds(cost, work, epochs)
     return Plan(epochs, final, left - final, 0, 0.0, 0)
+
+
+def rungs(steps: float) -> int:
+    """How often a trial of so many steps is judged before its end."""
+    return 2 if steps >= REDUCTION**2 * RUNG_STEPS else 1
 
 
 def epochs_of_trial(cost: Cost, work: Work, available: float) -> float:

@@ -165,7 +165,9 @@ def _entrants(
     entrants = []
     for one in fitting[:RACING]:
         if entrants and ledger.spent > RACE_SHARE * ledger.seconds:
-            ledger.enter(Reason("model", f"not {one.name}", f"{ledger.spent:.0f} s of the budget are spent on measuring"))
+            ledger.enter(
+                Reason("model", f"not {one.name}", f"{ledger.spent:.0f} s of the budget are spent on measuring")
+            )
             continue
         made_recipe = recipe(found, one, ways, mesh)
         experiment = dataclasses.replace(made_recipe.experiment, seed=seed)

@@ -17,6 +17,8 @@ FINAL_SHARE = 0.6
 """Share of the budget that the final training may take, before its epochs are cut."""
 MOST_SHARE = 0.9
 """Share that it may take to reach one epoch, before even that is cut."""
+ENOUGH = 0.5
+"""Share of the recipe's epochs below which to train on is worth more than to search."""
 FEW, MANY = 6, 48
 """Trials: with fewer a search is no better than the recipe, more are not needed."""
 WANTED = 12
@@ -125,7 +127,7 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
     for trials in (WANTED, FEW):
         cut = min(epochs_of_trial(cost, work, room / (KEPT * trials)), epochs)
         options += [(trials, cut)] if cut * work.search_steps_per_epoch >= LEAST_STEPS else []
-    if options:
+    if options and epochs >= ENOUGH * work.epochs:
         trials, length = options[0]
         return Plan(epochs, final, search, trials, length, min(1 + more, max(trials // TRIALS_PER_SHAPE, 1)))
     epochs = min(work.epochs, epochs_within(cost, work, MOST_SHARE * left))  # what no search takes, training may

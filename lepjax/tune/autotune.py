@@ -221,10 +221,8 @@ def _planned(ledger: Ledger, entrant: Entrant, plan: Plan) -> list[Reason]:
         chances = f"{plan.search:.0f} s are left, and the worse two thirds end after {early} of their steps"
         told = f"up to {plan.trials} trials of {plan.trial_epochs:.3g} epochs, in {plan.groups} shapes at most"
         return [*reasons, Reason("search", told, chances)]
-    return [
-        *reasons,
-        Reason("search", "none", f"{plan.search:.0f} s are too few for {budget.FEW} trials that say anything"),
-    ]
+    because = f"{budget.FEW} trials that say anything do not fit beside {budget.ENOUGH:.0%} of the recipe's epochs"
+    return [*reasons, Reason("search", "none", because)]
 
 
 def _searched(

@@ -43,6 +43,12 @@ def test_less_time_shortens_trials_before_it_leaves_them_out():
     assert short.trial_epochs * WORK.search_steps_per_epoch >= budget.LEAST_STEPS
 
 
+def test_a_recipe_that_is_cut_short_is_trained_and_not_searched():
+    long = dataclasses.replace(WORK, epochs=30.0)
+    plan = budget.plan(600.0, COST, long)
+    assert plan.trials == 0 and plan.final == pytest.approx(budget.MOST_SHARE * 600.0)
+
+
 def test_few_trials_are_not_spread_over_shapes():
     for left in (200.0, 400.0, 800.0, 3000.0):
         plan = budget.plan(left, COST, WORK)

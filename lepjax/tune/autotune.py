@@ -9,9 +9,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
 from rich.console import Console
 
 from lepjax.core.errors import UserError
@@ -20,26 +19,21 @@ from lepjax.run import encoders
 from lepjax.run.callbacks import Callback
 from lepjax.run.classified import ClassReport
 from lepjax.run.train import Outcome, train
-from lepjax.tune import budget, candidates, why
+from lepjax.tune import budget, why
 from lepjax.tune.assign import assigned, resolve
 from lepjax.tune.beginning import Beginning
-from lepjax.tune.budget import Cost, Plan, Work
-from lepjax.tune.candidates import Candidate, Refused
+from lepjax.tune.budget import Plan, Work
 from lepjax.tune.deadline import KeepDeadline
+from lepjax.tune.entrants import Entrant, entrants, race
 from lepjax.tune.inspect import Inspection, inspect
-from lepjax.tune.measure import measure
+from lepjax.tune.ledger import Ledger, Reason
+from lepjax.tune.plots import told
 from lepjax.tune.pruners.asha import Asha
-from lepjax.tune.recipe import Reason, Recipe, Searched, chosen, recipe, search, winner
+from lepjax.tune.recipe import Searched, chosen, search, winner
 from lepjax.tune.result import Result
-from lepjax.tune.samplers.random import Random
 from lepjax.tune.samplers.tpe import Tpe
 from lepjax.tune.searching import sweep
-from lepjax.tune.space import choice
 
-RACING = 3
-"""Pretrained models that are tried, at most."""
-RACE_SHARE = 0.15
-"""Share of the budget in which they are compared."""
 REPORT_SHARE = 0.05
 """Share of the budget that the report by class may take: it predicts the held-out records a second time."""
 
@@ -54,41 +48,6 @@ class Tuned:
     reasons: tuple[Reason, ...]
     seconds: float
     folder: pathlib.Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Entrant:
-    """A candidate with its recipe and what that costs."""
-
-    candidate: Candidate
-    recipe: Recipe
-    cost: Cost
-    work: Work
-
-
-@dataclasses.dataclass
-class Ledger:
-    """The reasons so far, and the clock. Each reason is told as it is entered."""
-
-    seconds: float
-    say: Callable[[str], None]
-
-    def __post_init__(self) -> None:
-        self.begun = time.perf_counter()
-        self.reasons: list[Reason] = []
-
-    @property
-    def spent(self) -> float:
-        return time.perf_counter() - self.begun
-
-    @property
-    def left(self) -> float:
-        return self.seconds - self.spent
-
-    def enter(self, *reasons: Reason) -> None:
-        for reason in reasons:
-            self.reasons.append(reason)
-            self.say(str(reason))
 
 
 def autotune(
@@ -112,8 +71,8 @@ def autotune(
     inspection = inspect(data, task)
     for finding in inspection.findings:
         ledger.say(str(finding))
-    entrants = _entrants(inspection, models, folder, seed, ledger)
-    entrant = _race(entrants, folder, ledger, console)
+    starting = entrants(inspection, models, folder, seed, ledger)
+    entrant = race(starting, folder, ledger, console)
     report = entrant.cost.score * entrant.work.held_records <= REPORT_SHARE * seconds
     work = dataclasses.replace(entrant.work, held_records=entrant.work.held_records * (2 if report else 1))
     plan = budget.plan(ledger.left, entrant.cost, work)
@@ -141,74 +100,6 @@ def free_folder(name: str) -> pathlib.Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError("exists and is not an empty folder", where=str(folder), fix="Name another with --out.")
     return folder
-
-
-def _entrants(
-    found: Inspection, models: Sequence[str], folder: pathlib.Path, seed: int, ledger: Ledger
-) -> list[Entrant]:
-    """The candidates that fit, measured; or one from scratch."""
-    texts, pairs, labels = found.train.columns["text"], found.pairs, len(found.labels)
-    looked = [candidates.look(path, texts, pairs, labels) for path in candidates.find(models)]
-    for one in looked:
-        if isinstance(one, Refused):
-            ledger.enter(Reason("model", f"not {one.name}", one.why))
-    fitting = sorted((one for one in looked if isinstance(one, Candidate)), key=lambda one: -one.size)
-    if not fitting:
-        why_scratch = "no pretrained model that was given fits the data" if models else "no pretrained model was given"
-        made = candidates.from_scratch(texts, pairs, labels, folder / "vocabulary")
-        ledger.enter(Reason("model", f"a small BERT from scratch ({made})", why_scratch))
-        fitting = [made]
-    for one in fitting[RACING:]:
-        ledger.enter(Reason("model", f"not {one.name}", f"{RACING} larger ones are tried"))
-    held = sum(len(data) for data in found.held.values())
-    ways, mesh = (1, "data=1") if jax.default_backend() == "cpu" else (len(jax.devices()), "auto")
-    entrants = []
-    for one in fitting[:RACING]:
-        if entrants and ledger.spent > RACE_SHARE * ledger.seconds:
-            ledger.enter(
-                Reason("model", f"not {one.name}", f"{ledger.spent:.0f} s of the budget are spent on measuring")
-            )
-            continue
-        made_recipe = recipe(found, one, ways, mesh)
-        experiment = dataclasses.replace(made_recipe.experiment, seed=seed)
-        cost, work = measure(experiment, held)
-        work = dataclasses.replace(work, epochs=made_recipe.epochs)
-        told = f"measured here: {cost.step:.2f} s a step, {cost.compile:.0f} s to compile, {one}"
-        ledger.enter(Reason("model", f"{one.name} is a candidate", told))
-        entrants.append(Entrant(one, dataclasses.replace(made_recipe, experiment=experiment), cost, work))
-    return entrants
-
-
-def _race(entrants: list[Entrant], folder: pathlib.Path, ledger: Ledger, console: Console) -> Entrant:
-    """The entrant that is best after equal seconds. Those of which one epoch does not fit do not start."""
-    able = [e for e in entrants if budget.epochs_within(e.cost, e.work, budget.MOST_SHARE * ledger.left) >= 1.0]
-    for entrant in entrants:
-        if entrant not in able and len(entrants) > 1:
-            ledger.enter(
-                Reason("model", f"not {entrant.candidate.name}", "one epoch of it does not fit into the budget")
-            )
-    able = able or [min(entrants, key=lambda e: e.work.steps_per_epoch * e.cost.step)]
-    if len(able) == 1:
-        chosen_one, because = able[0], "it is the only one that fits data and budget"
-    else:
-        each = RACE_SHARE * ledger.left / len(able)
-        scores = [_lap(entrant, each, folder / "race" / str(i), console) for i, entrant in enumerate(able)]
-        chosen_one = able[max(range(len(able)), key=lambda i: scores[i])]
-        told = ", ".join(f"{e.candidate.name} {score:.4f}" for e, score in zip(able, scores, strict=True))
-        because = f"of equally long trials ({each:.0f} s) it has the best {chosen_one.recipe.metric}: {told}"
-    ledger.enter(Reason("model", chosen_one.candidate.name, because), *chosen_one.recipe.reasons)
-    return chosen_one
-
-
-def _lap(entrant: Entrant, seconds: float, folder: pathlib.Path, console: Console) -> float:
-    """The score of the recipe after so many seconds of training."""
-    epochs = min(budget.epochs_of_trial(entrant.cost, entrant.work, seconds), entrant.recipe.epochs)
-    epochs = max(epochs, 1.0 / entrant.work.search_steps_per_epoch)
-    experiment = dataclasses.replace(entrant.recipe.experiment, length=Epochs(epochs))
-    rate = experiment.optimizer.learning_rate
-    space = {"optimizer.learning_rate": choice((rate,))}
-    result = sweep(experiment, space, trials=1, sampler=Random(), together=1, run_dir=str(folder), console=console)
-    return -1.0 if result.best is None or result.best.score is None else result.best.score
 
 
 def _planned(ledger: Ledger, entrant: Entrant, plan: Plan) -> list[Reason]:
@@ -263,7 +154,7 @@ def _best(
     taken, because = chosen(scores, result.best.ordinal, work.tune_records, entrant.recipe.metric.partition("_")[2])
     trial = result.best if taken else next(t for t in result.trials if t.ordinal == 0)
     name = "the recipe" if trial.ordinal == 0 else f"trial {trial.ordinal}"
-    ledger.enter(Reason("winner", f"{name} ({why.told(trial.values)})", because))
+    ledger.enter(Reason("winner", f"{name} ({told(trial.values)})", because))
     experiment = assigned(base, trial.values, resolve(base, searched.space))
     return experiment, float(trial.values.get("length.epochs", plan.epochs))
 

@@ -20,6 +20,7 @@ from lepjax.tasks.classification import Classification
 from lepjax.tune.budget import Plan
 from lepjax.tune.candidates import Candidate
 from lepjax.tune.inspect import IMBALANCED, Inspection
+from lepjax.tune.ledger import Reason
 from lepjax.tune.space import Dimension, Space, choice, loguniform, uniform
 
 TEXTS = 32
@@ -34,18 +35,6 @@ WIDE = 512
 """Width above which a pretrained encoder gets the smaller learning rate."""
 MANY_TRIALS = 24
 """From so many on, weight decay is searched too."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reason:
-    """A choice, and why."""
-
-    what: str
-    chosen: str
-    because: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.chosen}, because {self.because}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,9 @@ from typing import Any
 
 from lepjax.run import files, page
 from lepjax.tune.inspect import Finding
-from lepjax.tune.plots import short, told
-from lepjax.tune.recipe import Reason
+from lepjax.tune.ledger import Reason
+from lepjax.tune.plots import short
 from lepjax.tune.result import Result
-
-__all__ = ["told", "write"]
 
 
 def write(

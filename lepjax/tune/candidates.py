@@ -97,16 +97,19 @@ def find(folders: Sequence[str]) -> list[pathlib.Path]:
 
 
 def look(folder: pathlib.Path, texts: Sequence[str], pairs: Sequence[str] | None, labels: int) -> Candidate | Refused:
-    """Judges a folder by its config, its tensors' file and its vocabulary. No weights are read."""
+    """Judges a folder by its config, its head if it has one, and its vocabulary. The encoder's weights are not read."""
     try:
         config = pretrained.read_config(folder)
         arch = architecture(config, pretrained.CONFIG)
-        pretrained.Tensors.of(folder)
+        tensors = pretrained.Tensors.of(folder)
         tokenizer = Tokenizer.load(folder)
     except UserError as error:
         return Refused(str(folder), str(error))
     if tokenizer.size > arch.vocab_size:
         return Refused(str(folder), f"its tokenizer has {tokenizer.size} tokens, the model {arch.vocab_size}")
+    head = arch.naming(SequenceClassification.__name__).theirs("head.classifier.bias")
+    if head in tensors.files and len(tensors.read(head)) != labels:
+        return Refused(str(folder), f"its head has {len(tensors.read(head))} labels, the data {labels}")
     model = Bert(pretrained=str(folder), head=SequenceClassification(labels))
     found = _candidate(str(folder), model, str(folder), tokenizer, texts, pairs)
     if not found.coverage.fits:

@@ -12,6 +12,7 @@ from lepjax.core.precision import policy
 from lepjax.data.tokenizer import Tokenizer
 from lepjax.models.bert import Bert
 from lepjax.models.bert_family import BertArchitecture
+from lepjax.models.bert_heads import SequenceClassification
 from lepjax.models.face import BertModel
 from lepjax.tune import candidates
 from lepjax.tune.candidates import Candidate, Refused, coverage, find, from_scratch, look, words
@@ -23,15 +24,19 @@ TEXTS = [text for text, _ in rows(40)]
 CHINESE = ["酒店环境很好", "房间太小 不会再来"] * 10
 
 
+def saved(recipe, folder):
+    """A folder with this model; all its weights are zero."""
+    leaves = recipe.build(policy("float32")).leaves
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), leaves, is_leaf=parameters.is_leaf)
+    return BertModel(recipe, zeros).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A folder of models: one that works two folders down, a decoder, one without weights, and no model at all."""
     top = tmp_path_factory.mktemp("models")
     word_pieces(top / "small" / "english")
-    recipe = Bert(architecture=SIZES)
-    leaves = recipe.build(policy("float32")).leaves
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), leaves, is_leaf=parameters.is_leaf)
-    BertModel(recipe, zeros).save_pretrained(top / "small" / "english")
+    saved(Bert(architecture=SIZES), top / "small" / "english")
     for name, config in (("decoder", {"model_type": "gpt2"}), ("empty", {**SIZES.config()})):
         (top / name).mkdir()
         (top / name / "config.json").write_text(json.dumps(config))
@@ -62,6 +67,14 @@ def test_a_model_that_fits(models):
 def test_models_that_cannot_be_loaded_are_refused_with_the_reason(models, name, message):
     found = look(models / name, TEXTS, None, 2)
     assert isinstance(found, Refused) and message in found.why
+
+
+def test_a_head_for_another_number_of_classes_is_refused(tmp_path):
+    word_pieces(tmp_path)
+    saved(Bert(architecture=SIZES, head=SequenceClassification(3)), tmp_path)
+    found = look(tmp_path, TEXTS, None, 2)
+    assert isinstance(found, Refused) and found.why == "its head has 3 labels, the data 2"
+    assert isinstance(look(tmp_path, TEXTS, None, 3), Candidate)
 
 
 def test_a_vocabulary_of_another_script_is_refused_with_its_numbers(models):

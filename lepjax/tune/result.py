@@ -15,7 +15,7 @@ from scipy import stats
 
 from lepjax.tune import plots
 from lepjax.tune.space import Space
-from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial
+from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial, winner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,9 +164,3 @@ class Result:
             return ""
         interval = "" if math.isnan(again.half) else f" +- {again.half:.4g} (95 %)"
         return f"{again.mean:.4g}{interval} on {len(again.scores)} fresh seeds: the best of many is partly the luckiest"
-
-
-def winner(trials: tuple[Trial, ...] | list[Trial], mode: str) -> Trial | None:
-    sign = 1.0 if mode == "min" else -1.0
-    complete = [trial for trial in trials if trial.state == COMPLETE and trial.score is not None]
-    return min(complete, key=lambda trial: sign * (trial.score or 0.0), default=None)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import matplotlib.figure
 import numpy as np
 import optuna
 import pytest
@@ -16,9 +15,7 @@ import pytest
 from lepjax import tune
 from lepjax.core.errors import UserError
 from lepjax.run import files
-from lepjax.tune import plots
-from lepjax.tune.result import winner
-from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial
+from lepjax.tune.trial import COMPLETE, FAILED, PRUNED
 from tests.tune.digits import experiment
 
 SPACE = {
@@ -46,7 +43,7 @@ def test_a_sweep_leaves_result_report_and_study(whole):
     assert told["best"]["score"] == whole.best.score == max(t.score for t in whole.trials if t.state == COMPLETE)
     assert told["rescored"]["mean"] == pytest.approx(np.mean(told["rescored"]["scores"]))
     text = (whole.directory / "report.html").read_text()
-    assert text.count("<svg") == 4 and "<script" not in text and "<link" not in text and ' href="http' not in text
+    assert text.count("<svg") == 5 and "<script" not in text and "<link" not in text and ' href="http' not in text
     assert whole.command.split()[:3] == ["lepjax", "train", "EXPERIMENT"] and whole.command in text.replace(
         "&#x27;", "'"
     )
@@ -179,46 +176,3 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert train([*best["command"].split()[2:], "--run-dir", str(tmp_path / "run")]) == 0
     alone = json.loads((tmp_path / "run" / "result.json").read_text())
     assert alone["dev_loss"] == pytest.approx(best["best"]["score"], rel=1e-3)
-
-
-# ---- plots ----
-
-
-def planted():
-    """Scores that depend on `a` alone."""
-    space = {"a": tune.loguniform(1e-4, 1), "noise": tune.uniform(0, 1), "kind": tune.choice(["x", "y"])}
-    rng = np.random.default_rng(0)
-    trials = []
-    for i in range(40):
-        values = {"a": 10 ** -rng.uniform(0, 4), "noise": rng.random(), "kind": "xy"[i % 2]}
-        trials.append(Trial(i, i, COMPLETE, values, score=float(np.log10(values["a"]) + 2) ** 2))
-    return space, [*trials, Trial(40, 40, PRUNED, trials[0].values, 2.0), Trial(41, 41, FAILED, trials[1].values)]
-
-
-def test_importance_finds_what_matters_and_is_optunas():
-    space, trials = planted()
-    shares = plots.importances(trials, space, "min")
-    assert max(shares, key=shares.get) == "a" and shares["a"] > 0.6
-    assert sum(shares.values()) == pytest.approx(1)
-
-
-def test_plots_show_every_trial_and_survive_few():
-    space, trials = planted()
-    for some in (trials, trials[:1], []):
-        drawn = [
-            plots.history(some, "dev_loss", "min"),
-            plots.importance(some, space, "dev_loss", "min"),
-            plots.parallel(some, space, "dev_loss", "min"),
-            plots.slices(some, space, "dev_loss", "min"),
-        ]
-        for figure in drawn:
-            assert isinstance(figure, matplotlib.figure.Figure)
-            figure.savefig(os.devnull, format="png")
-    assert len(plots.parallel(trials, space, "dev_loss", "min").axes[0].lines) == 41 + 4  # trials, axes
-
-
-def test_the_winner_is_complete_and_the_best_of_its_direction():
-    _, trials = planted()
-    scores = [t.score for t in trials if t.state == COMPLETE]
-    assert winner(trials, "min").score == min(scores) and winner(trials, "max").score == max(scores)
-    assert winner(trials[40:], "min") is None

@@ -69,16 +69,17 @@ class Live:
         table = Table(box=None, header_style="bold")
         for column in ("trial", "state", "step", self.metric):
             table.add_column(Text(column), justify="right", no_wrap=True)
-        table.add_column("values", no_wrap=True, overflow="ellipsis")
+        table.add_column("values")
         moving = [trial for trial in trials if trial.state == RUNNING] or [t for t in trials if t.state != WAITING]
         for trial in moving[-SHOWN:]:
             step = max(trial.reports, default=trial.steps)
             score = trial.reports.get(step, trial.score)
-            table.add_row(str(trial.ordinal), trial.state, f"{step:,}", short(score), Text(told(trial.values)))
+            values = Text(told(trial.values), no_wrap=True, overflow="ellipsis")
+            table.add_row(str(trial.ordinal), trial.state, f"{step:,}", short(score), values)
         best = winner(trials, self.mode)
-        values = [Text(f"best: {told(best.values)}")] if best is not None else []
+        best_values = [Text(f"best: {told(best.values)}")] if best is not None else []
         more = [Text(f"and {len(moving) - SHOWN} more")] if len(moving) > SHOWN and moving[0].state == RUNNING else []
-        return Group(Text(self.told(trials, compiles, seconds), "bold"), *values, table, *more)
+        return Group(Text(self.told(trials, compiles, seconds), "bold"), *best_values, table, *more)
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)

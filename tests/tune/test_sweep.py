@@ -15,7 +15,7 @@ import pytest
 from lepjax import tune
 from lepjax.core.errors import UserError
 from lepjax.run import files
-from lepjax.tune.trial import COMPLETE, FAILED, PRUNED
+from lepjax.tune.trial import COMPLETE, FAILED
 from tests.tune.digits import experiment
 
 SPACE = {

@@ -20,6 +20,8 @@ from lepjax.tune.storage import shown
 from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial, winner
 from lepjax.tune.words import short, told
 
+COLUMNS = ("trial", "state", "score", "steps", "seconds")
+
 
 @dataclasses.dataclass(frozen=True)
 class Rescored:
@@ -79,13 +81,14 @@ class Result:
 
     @property
     def table(self) -> list[dict[str, Any]]:
-        """One flat row per trial."""
+        """One flat row per trial; a dimension that is called as one of our columns is `values.<name>`."""
+        columns = {name: f"values.{name}" if name in COLUMNS else name for name in self.space}
         return [
             {
                 "trial": trial.ordinal,
                 "state": trial.state,
                 "score": trial.score,
-                **{name: trial.values.get(name) for name in self.space},
+                **{column: trial.values.get(name) for name, column in columns.items()},
                 "steps": trial.steps,
                 "seconds": trial.seconds,
             }

@@ -84,17 +84,18 @@ def height(dimension: Dimension, value: Any, rank: float) -> float:
 
 def place(dimension: Dimension, value: Any, ordinal: int) -> float:
     """Where a trial lies on the axis of `scale`; those of one option beside each other, so that their number shows."""
-    if isinstance(dimension, Choice):
-        golden = (5**0.5 - 1) / 2
-        return dimension.values.index(value) + 0.5 * (ordinal * golden % 1 - 0.5)
-    return value
+    if not banded(dimension):
+        return value
+    golden = (5**0.5 - 1) / 2
+    at = dimension.values.index(value) if isinstance(dimension, Choice) else value
+    return at + 0.5 * (ordinal * golden % 1 - 0.5)
 
 
 def ticks(dimension: Dimension) -> list[Any]:
     """Values to name on an axis, away from its ends."""
     if banded(dimension):
         options = dimension.options or ()
-        return list(options[:: math.ceil(len(options) / (2 * BANDS))])
+        return list(options[:: math.ceil(len(options) / (2 * BANDS))])  # a name for each, or for every second, ...
     low, high = dimension.value(0.0), dimension.value(1.0)
     if isinstance(dimension, LogUniform):
         values = [10.0**power for power in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
@@ -109,14 +110,15 @@ def ticks(dimension: Dimension) -> list[Any]:
 def scale(axes: Axes, dimension: Dimension) -> None:
     """The x axis of a panel of slices: as wide as the dimension, wherever its trials are."""
     if isinstance(dimension, Choice):
-        names = [cut(told_value(value), 18) for value in dimension.values]
+        places = range(0, len(dimension.values), math.ceil(len(dimension.values) / BANDS))
+        names = [cut(told_value(dimension.values[place]), 18) for place in places]
         tilted: dict[str, Any] = {"rotation": 30, "ha": "right"} if sum(map(len, names)) > 30 else {}
-        axes.set_xticks(range(len(names)), names, **tilted)
-        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_xticks(places, names, **tilted)
+        axes.set_xlim(-0.5, len(dimension.values) - 0.5)
         return
     low, high = dimension.value(0.0), dimension.value(1.0)
     if isinstance(dimension, LogUniform):
         axes.set(xlim=(low / 1.2, high * 1.2), xscale="log")
     else:
-        axes.set_xlim(*padded(low, high))
+        axes.set_xlim(*((low - 0.5, high + 0.5) if banded(dimension) else padded(low, high)))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND, integer=isinstance(low, int)))

@@ -28,7 +28,11 @@ def short(value: Any) -> str:
 
 
 def cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """At most so many characters, without the middle: names of one kind differ at their ends."""
+    if len(text) <= width:
+        return text
+    head = width // 2
+    return f"{text[:head]}…{text[head + 1 - width :]}"
 
 
 def folded(name: str, width: int) -> str:

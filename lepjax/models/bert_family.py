@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lepjax.core.errors import UserError, nearest
+from lepjax.core.fields import later
 from lepjax.models.model import LARGEST, check_sizes
+from lepjax.models.mup import Mup
 from lepjax.models.pretrained import sizes
 from lepjax.models.weights import Naming, Renames
 
@@ -42,6 +44,8 @@ class Architecture:
     """Epsilon of the layer norms."""
     pad: int = 0
     """Id of the padding token."""
+    mup: Mup | None = later(None)
+    """The base whose hyperparameters serve this width (`models.mup`); None: the released model's parametrisation."""
 
     shares_layers: ClassVar[bool] = False
     pooler_activation: ClassVar[str] = "tanh"
@@ -104,6 +108,14 @@ class Architecture:
     @property
     def embedding_width(self) -> int:
         return self.width
+
+    def resized(self, width: int, heads: int) -> Self:
+        """In another width, with a feed-forward part in proportion. Raises `UserError` where that is no whole number."""
+        mlp_width, rest = divmod(self.mlp_width * width, self.width)
+        if rest:
+            found = f"mlp_width {self.mlp_width} of width {self.width} has no equal for width {width}"
+            raise UserError(found, where="model.architecture")
+        return dataclasses.replace(self, width=width, heads=heads, mlp_width=mlp_width, mup=None)
 
     def naming(self, head: str) -> Naming:
         """The names that the Hugging Face class of this family with the head `head` uses."""

@@ -26,7 +26,7 @@ from lepjax.models import pretrained, weights
 from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.model import Model, check_rate
-from lepjax.models.mup import parametrised, query_factor, scaled
+from lepjax.models.mup import parametrised, scaled
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import Sight
@@ -328,7 +328,7 @@ class Layer(nnx.Module):
 class Attention(nnx.Module):
     def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
         self.heads = arch.heads
-        self.query_factor = query_factor(arch.mup, arch.width, arch.heads)
+        self.query_factor = arch.query_factor
         self.query = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
         self.key = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
         self.value = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)

@@ -16,7 +16,7 @@ from lepjax.models.bert import ACTIVATIONS, Head, layer_norm
 from lepjax.models.bert_family import Architecture
 from lepjax.models.layers import by_token, linear
 from lepjax.models.model import LARGEST
-from lepjax.models.mup import logits_factor, scaled
+from lepjax.models.mup import scaled
 from lepjax.ops.dropout import Dropout
 
 
@@ -155,7 +155,7 @@ class MaskedLMHead(nnx.Module):
 
     def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs, relation: bool) -> None:
         self.accumulate = policy.accumulate
-        self.factor = 1.0 if arch.widens else logits_factor(arch.mup, arch.width)  # ALBERT's embedding keeps its width
+        self.factor = arch.logits_factor
         self.transform = Transform(arch, policy, rngs)
         self.bias = nnx.Param(jnp.zeros(arch.vocab_size, policy.param), axes=("vocab",))
         if relation:

@@ -27,7 +27,7 @@ from lepjax.models import pretrained, weights
 from lepjax.models.gpt2_family import EPS, Gpt2Architecture, architecture, with_biases
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.model import Model, check_rate, check_sizes
-from lepjax.models.mup import Mup, logits_factor, parametrised, query_factor, scaled
+from lepjax.models.mup import Mup, folded, logits_factor, parametrised, query_factor, scaled
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import Sight
@@ -114,6 +114,11 @@ class Gpt2(Model):
 
     def folder(self, params: Any, leaves: Leaves) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), self.dropout or 0.0)
+        if self.mup:
+            columns = np.ones((self.heads, 3, self.width // self.heads), np.float32)
+            columns[:, 0] = query_factor(self.mup, self.width, self.heads)
+            factors = {r"\.c_attn\.": columns.reshape(-1), r"^ln_f\.": logits_factor(self.mup, self.width)}
+            params = folded(params, leaves, factors)
         return {**self.arch.config(), **rates}, with_biases(weights.write(params, leaves, self.arch.naming))
 
     def flops_per_token(self, length: int) -> float:

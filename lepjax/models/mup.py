@@ -17,7 +17,9 @@ and neither the depth, the batch size nor the length may change with the width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 
@@ -58,6 +60,19 @@ def scaled(x: jax.Array, factor: float) -> jax.Array:
     return x if factor == 1.0 else x * factor
 
 
+def folded(params: Any, leaves: Leaves, factors: Mapping[str, Any]) -> Any:
+    """Parameters that compute the same without factors in the model, as other programs read them.
+
+    `factors` are (regular expression on a name: number or array on the last axis); what matches is multiplied.
+    """
+
+    def of(leaf: Leaf, p: Any) -> Any:
+        chosen = [factor for pattern, factor in factors.items() if re.search(pattern, leaf.name)]
+        return p * chosen[0] if chosen else p
+
+    return _map(of, leaves, params)
+
+
 def parametrised(model: Functional, mup: Mup | None, sized: Callable[[int, int], Leaves]) -> Functional:
     """The model, whose leaves know how they have grown. `sized(width, heads)` are those of its recipe in another width.
 
@@ -76,7 +91,7 @@ def parametrised(model: Functional, mup: Mup | None, sized: Callable[[int, int],
     return dataclasses.replace(model, leaves=leaves)
 
 
-def _map(function: Callable[..., object], leaves: Leaves, *others: Leaves) -> Leaves:
+def _map(function: Callable[..., Any], leaves: Leaves, *others: Any) -> Any:
     return jax.tree.map(function, leaves, *others, is_leaf=is_leaf)
 
 

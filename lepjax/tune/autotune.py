@@ -1,0 +1,290 @@
+"""Automatic fine-tuning: look at the data, choose a model, search under a budget, train the winner, and say why.
+
+What a folder OUT holds afterwards: `model` (transformers loads it), `run` (a run as any other), `search` (the study and its
+report), `why.json` and `why.html`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+from rich.console import Console
+
+from lepjax.core.errors import UserError
+from lepjax.experiment import Epochs, Experiment
+from lepjax.run import encoders
+from lepjax.run.callbacks import Callback
+from lepjax.run.classified import ClassReport
+from lepjax.run.train import Outcome, train
+from lepjax.tune import budget, candidates, why
+from lepjax.tune.assign import assigned, resolve
+from lepjax.tune.beginning import Beginning
+from lepjax.tune.budget import Cost, Plan, Work
+from lepjax.tune.candidates import Candidate, Refused
+from lepjax.tune.deadline import KeepDeadline
+from lepjax.tune.inspect import Inspection, inspect
+from lepjax.tune.measure import measure
+from lepjax.tune.pruners.asha import Asha
+from lepjax.tune.recipe import Reason, Recipe, Searched, chosen, recipe, search, winner
+from lepjax.tune.result import Result
+from lepjax.tune.samplers.random import Random
+from lepjax.tune.samplers.tpe import Tpe
+from lepjax.tune.searching import sweep
+from lepjax.tune.space import choice
+
+RACING = 3
+"""Pretrained models that are tried, at most."""
+RACE_SHARE = 0.15
+"""Share of the budget in which they are compared."""
+REPORT_SHARE = 0.05
+"""Share of the budget that the report by class may take: it predicts the held-out records a second time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What came of it. `result`: of the search; None: there was no time for one."""
+
+    outcome: Outcome
+    result: Result | None
+    inspection: Inspection
+    reasons: tuple[Reason, ...]
+    seconds: float
+    folder: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """A candidate with its recipe and what that costs."""
+
+    candidate: Candidate
+    recipe: Recipe
+    cost: Cost
+    work: Work
+
+
+@dataclasses.dataclass
+class Ledger:
+    """The reasons so far, and the clock. Each reason is told as it is entered."""
+
+    seconds: float
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.reasons: list[Reason] = []
+
+    @property
+    def spent(self) -> float:
+        return time.perf_counter() - self.begun
+
+    @property
+    def left(self) -> float:
+        return self.seconds - self.spent
+
+    def enter(self, *reasons: Reason) -> None:
+        for reason in reasons:
+            self.reasons.append(reason)
+            self.say(str(reason))
+
+
+def autotune(
+    data: str,
+    models: Sequence[str] = (),
+    seconds: float = 1200.0,
+    out: str = "",
+    task: str = "classification",
+    seed: int = 0,
+    callbacks: Sequence[Callback] = (),
+    console: Console | None = None,
+) -> Tuned:
+    """Fine-tunes on the folder `data` within `seconds`, and leaves what the module's docstring lists in `out`.
+
+    `models` are folders of pretrained encoders, or hold such folders; without one that fits, a small one is trained from
+    scratch. Raises `UserError` before anything is compiled for data or models that cannot be used.
+    """
+    console = console or Console(quiet=True)
+    ledger = Ledger(seconds, lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False))
+    folder = free_folder(out or f"runs/autotune/{pathlib.Path(data).name}")
+    inspection = inspect(data, task)
+    for finding in inspection.findings:
+        ledger.say(str(finding))
+    entrants = _entrants(inspection, models, folder, seed, ledger)
+    entrant = _race(entrants, folder, ledger, console)
+    report = entrant.cost.score * entrant.work.held_records <= REPORT_SHARE * seconds
+    work = dataclasses.replace(entrant.work, held_records=entrant.work.held_records * (2 if report else 1))
+    plan = budget.plan(ledger.left, entrant.cost, work)
+    ledger.enter(*_planned(ledger, entrant, plan))
+    experiment, result = entrant.recipe.experiment, None
+    epochs = plan.epochs
+    if plan.trials:
+        searched = search(inspection, entrant.recipe, plan)
+        ledger.enter(*searched.reasons)
+        result = _searched(entrant, work, plan, searched, folder, ledger, console)
+        experiment, epochs = _best(entrant, work, plan, searched, result, ledger)
+    final = ("test" if "test" in inspection.held else "dev",) if report else ()
+    experiment = dataclasses.replace(
+        winner(experiment, epochs), run_dir=str(folder / "run"), final=tuple(map(ClassReport, final))
+    )
+    outcome = _final(experiment, entrant, work, folder, ledger, callbacks, console)
+    tuned = Tuned(outcome, result, inspection, tuple(ledger.reasons), ledger.spent, folder)
+    why.write(tuned.folder, inspection.findings, tuned.reasons, outcome.result, result, tuned.seconds, seconds)
+    return tuned
+
+
+def free_folder(name: str) -> pathlib.Path:
+    """A folder that is not there yet, or empty. Raises `UserError`."""
+    folder = pathlib.Path(name).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError("exists and is not an empty folder", where=str(folder), fix="Name another with --out.")
+    return folder
+
+
+def _entrants(
+    found: Inspection, models: Sequence[str], folder: pathlib.Path, seed: int, ledger: Ledger
+) -> list[Entrant]:
+    """The candidates that fit, measured; or one from scratch."""
+    texts, pairs, labels = found.train.columns["text"], found.pairs, len(found.labels)
+    looked = [candidates.look(path, texts, pairs, labels) for path in candidates.find(models)]
+    for one in looked:
+        if isinstance(one, Refused):
+            ledger.enter(Reason("model", f"not {one.name}", one.why))
+    fitting = sorted((one for one in looked if isinstance(one, Candidate)), key=lambda one: -one.size)
+    if not fitting:
+        why_scratch = "no pretrained model that was given fits the data" if models else "no pretrained model was given"
+        made = candidates.from_scratch(texts, pairs, labels, folder / "vocabulary")
+        ledger.enter(Reason("model", f"a small BERT from scratch ({made})", why_scratch))
+        fitting = [made]
+    for one in fitting[RACING:]:
+        ledger.enter(Reason("model", f"not {one.name}", f"{RACING} larger ones are tried"))
+    held = sum(len(data) for data in found.held.values())
+    ways, mesh = (1, "data=1") if jax.default_backend() == "cpu" else (len(jax.devices()), "auto")
+    entrants = []
+    for one in fitting[:RACING]:
+        if entrants and ledger.spent > RACE_SHARE * ledger.seconds:
+            ledger.enter(Reason("model", f"not {one.name}", f"{ledger.spent:.0f} s of the budget are spent on measuring"))
+            continue
+        made_recipe = recipe(found, one, ways, mesh)
+        experiment = dataclasses.replace(made_recipe.experiment, seed=seed)
+        cost, work = measure(experiment, held)
+        work = dataclasses.replace(work, epochs=made_recipe.epochs)
+        told = f"measured here: {cost.step:.2f} s a step, {cost.compile:.0f} s to compile, {one}"
+        ledger.enter(Reason("model", f"{one.name} is a candidate", told))
+        entrants.append(Entrant(one, dataclasses.replace(made_recipe, experiment=experiment), cost, work))
+    return entrants
+
+
+def _race(entrants: list[Entrant], folder: pathlib.Path, ledger: Ledger, console: Console) -> Entrant:
+    """The entrant that is best after equal seconds. Those of which one epoch does not fit do not start."""
+    able = [e for e in entrants if budget.epochs_within(e.cost, e.work, budget.MOST_SHARE * ledger.left) >= 1.0]
+    for entrant in entrants:
+        if entrant not in able and len(entrants) > 1:
+            ledger.enter(
+                Reason("model", f"not {entrant.candidate.name}", "one epoch of it does not fit into the budget")
+            )
+    able = able or [min(entrants, key=lambda e: e.work.steps_per_epoch * e.cost.step)]
+    if len(able) == 1:
+        chosen_one, because = able[0], "it is the only one that fits data and budget"
+    else:
+        each = RACE_SHARE * ledger.left / len(able)
+        scores = [_lap(entrant, each, folder / "race" / str(i), console) for i, entrant in enumerate(able)]
+        chosen_one = able[max(range(len(able)), key=lambda i: scores[i])]
+        told = ", ".join(f"{e.candidate.name} {score:.4f}" for e, score in zip(able, scores, strict=True))
+        because = f"of equally long trials ({each:.0f} s) it has the best {chosen_one.recipe.metric}: {told}"
+    ledger.enter(Reason("model", chosen_one.candidate.name, because), *chosen_one.recipe.reasons)
+    return chosen_one
+
+
+def _lap(entrant: Entrant, seconds: float, folder: pathlib.Path, console: Console) -> float:
+    """The score of the recipe after so many seconds of training."""
+    epochs = min(budget.epochs_of_trial(entrant.cost, entrant.work, seconds), entrant.recipe.epochs)
+    epochs = max(epochs, 1.0 / entrant.work.search_steps_per_epoch)
+    experiment = dataclasses.replace(entrant.recipe.experiment, length=Epochs(epochs))
+    rate = experiment.optimizer.learning_rate
+    space = {"optimizer.learning_rate": choice((rate,))}
+    result = sweep(experiment, space, trials=1, sampler=Random(), together=1, run_dir=str(folder), console=console)
+    return -1.0 if result.best is None or result.best.score is None else result.best.score
+
+
+def _planned(ledger: Ledger, entrant: Entrant, plan: Plan) -> list[Reason]:
+    spent = f"{ledger.spent:.0f} s of {ledger.seconds:.0f} s are spent on looking and measuring"
+    full = plan.epochs >= entrant.recipe.epochs
+    final = f"{plan.epochs:.3g} epochs, compiling and scoring take that" + ("" if full else "; more do not fit")
+    reasons = [Reason("budget", f"{plan.final:.0f} s for the final training", f"{spent}, and {final}")]
+    if plan.trials:
+        chances = f"{plan.search:.0f} s are left, and the worse two thirds end at a ninth and at a third of a trial"
+        told = f"up to {plan.trials} trials of {plan.trial_epochs:.3g} epochs, in {plan.groups} shapes at most"
+        return [*reasons, Reason("search", told, chances)]
+    return [
+        *reasons,
+        Reason("search", "none", f"{plan.search:.0f} s are too few for {budget.FEW} trials that say anything"),
+    ]
+
+
+def _searched(
+    entrant: Entrant,
+    work: Work,
+    plan: Plan,
+    searched: Searched,
+    folder: pathlib.Path,
+    ledger: Ledger,
+    console: Console,
+) -> Result:
+    """Trials one after another, on the program that the final training uses; none begins that could not end in time."""
+    length = budget.trial_seconds(entrant.cost, work, plan.trial_epochs)
+    experiment = dataclasses.replace(entrant.recipe.experiment, length=Epochs(plan.trial_epochs))
+    return sweep(
+        experiment,
+        searched.space,
+        trials=plan.trials,
+        sampler=Beginning(searched.first, Tpe(startup=max(plan.trials // 3, 4))),
+        pruner=Asha(reduction=3, count=2),
+        together=1,
+        seconds=max(ledger.left - plan.final - length, 0.0),
+        run_dir=str(folder / "search"),
+        name="search",
+        console=console,
+    )
+
+
+def _best(
+    entrant: Entrant, work: Work, plan: Plan, searched: Searched, result: Result, ledger: Ledger
+) -> tuple[Experiment, float]:
+    """(the experiment that won, epochs)"""
+    base = entrant.recipe.experiment
+    scores = {t.ordinal: t.score for t in result.trials if t.state == "complete" and t.score is not None}
+    if result.best is None:
+        ledger.enter(Reason("winner", "the recipe", "no trial came to its end"))
+        return base, plan.epochs
+    taken, because = chosen(scores, result.best.ordinal, work.tune_records, entrant.recipe.metric.partition("_")[2])
+    trial = result.best if taken else next(t for t in result.trials if t.ordinal == 0)
+    name = "the recipe" if trial.ordinal == 0 else f"trial {trial.ordinal}"
+    ledger.enter(Reason("winner", f"{name} ({why.told(trial.values)})", because))
+    experiment = assigned(base, trial.values, resolve(base, searched.space))
+    return experiment, float(trial.values.get("length.epochs", plan.epochs))
+
+
+def _final(
+    experiment: Experiment,
+    entrant: Entrant,
+    work: Work,
+    folder: pathlib.Path,
+    ledger: Ledger,
+    callbacks: Sequence[Callback],
+    console: Console,
+) -> Outcome:
+    after = budget.final_seconds(dataclasses.replace(entrant.cost, compile=0.0), work, 0.0)
+    keeper = KeepDeadline(time.perf_counter() + ledger.left - after)
+    outcome = train(experiment, "autotune", callbacks=[keeper, *callbacks], console=console)
+    if outcome.trained is None:
+        raise UserError(outcome.result["reason"], where=str(outcome.directory.path), fix="Look at its metrics.jsonl.")
+    if keeper.goal:
+        ledger.enter(Reason("steps", f"{keeper.goal}", "the machine was slower than while it was measured"))
+    encoders.save(outcome.trained, folder / "model", str(outcome.directory.path))
+    if entrant.candidate.scratch:
+        vocabulary = pathlib.Path(entrant.candidate.tokenizer) / "vocab.txt"
+        (folder / "model" / "vocab.txt").write_bytes(vocabulary.read_bytes())
+    return outcome

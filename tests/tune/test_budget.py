@@ -1,0 +1,85 @@
+"""Arithmetic on seconds: no clock is looked at."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepjax.core.errors import UserError
+from lepjax.tune import budget
+from lepjax.tune.budget import Cost, Plan, Work
+
+COST = Cost(step=0.5, compile=10.0, score=0.01)
+WORK = Work(steps_per_epoch=100, search_steps_per_epoch=80, tune_records=500, held_records=800, epochs=3.0)
+
+
+def taken(plan, cost=COST, work=WORK):
+    """Seconds that the plan's parts take by themselves."""
+    trials = budget.KEPT * plan.trials * budget.trial_seconds(cost, work, plan.trial_epochs) if plan.trials else 0.0
+    programs = max(plan.groups - 1, 0) * budget.SAFETY * cost.compile
+    return trials + programs + budget.final_seconds(cost, work, plan.epochs)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("20m", 1200), ("90s", 90), ("1.5h", 5400), ("45", 45)])
+def test_times(text, expected):
+    assert budget.seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-5m", "5d", "1e3", "10s", "0h"])
+def test_times_that_are_none(text):
+    with pytest.raises(UserError, match="--budget"):
+        budget.seconds(text)
+
+
+def test_enough_time_gives_all_epochs_and_whole_trials():
+    plan = budget.plan(3000.0, COST, WORK)
+    assert plan.epochs == plan.trial_epochs == 3.0 and plan.trials >= budget.WANTED and plan.groups > 1
+
+
+def test_less_time_shortens_trials_before_it_leaves_them_out():
+    short = budget.plan(600.0, COST, WORK)
+    assert short.epochs == 3.0 and short.trials == budget.WANTED and short.trial_epochs < 3.0
+    assert short.trial_epochs * WORK.search_steps_per_epoch >= budget.LEAST_STEPS
+
+
+def test_little_time_goes_to_the_training():
+    plan = budget.plan(130.0, COST, WORK)
+    assert plan.trials == 0 and 1.0 < plan.epochs < 3.0
+    assert plan.final == pytest.approx(budget.MOST_SHARE * 130.0)
+    assert budget.plan(50.0, COST, WORK).epochs < 1.0
+
+
+def test_no_time_is_told_with_what_it_would_take():
+    with pytest.raises(UserError, match=r"one epoch takes 83 s"):
+        budget.plan(25.0, COST, WORK)
+
+
+@given(
+    left=st.floats(20, 1e5),
+    step=st.floats(1e-3, 10),
+    compiling=st.floats(0.5, 100),
+    score=st.floats(1e-5, 0.1),
+    records=st.integers(100, 10**6),
+)
+def test_no_plan_takes_more_than_there_is(left, step, compiling, score, records):
+    cost = Cost(step, compiling, score)
+    work = Work(records / 32, records / 40, min(records // 5, 1000), records // 10, 3.0)
+    try:
+        plan = budget.plan(left, cost, work)
+    except UserError:
+        return
+    assert taken(plan, cost, work) <= left * 1.0001 and plan.final + plan.search == pytest.approx(left)
+
+
+def test_sabotage_a_plan_that_forgets_compiling_takes_too_long():
+    cost = dataclasses.replace(COST, compile=60.0)
+    forgetful = budget.plan(300.0, dataclasses.replace(cost, compile=1e-9), WORK)
+    capped = dataclasses.replace(forgetful, groups=4)
+    assert taken(capped, cost) > 300.0 >= taken(budget.plan(300.0, cost, WORK), cost)
+
+
+def test_epochs_within_is_the_inverse_of_final_seconds():
+    assert budget.epochs_within(COST, WORK, budget.final_seconds(COST, WORK, 1.7)) == pytest.approx(1.7)
+    assert budget.epochs_within(COST, WORK, 1.0) == 0.0
+    assert isinstance(budget.plan(1000.0, COST, WORK), Plan)

@@ -162,10 +162,12 @@ def _entrants(
         ledger.enter(Reason("model", f"not {one.name}", f"{RACING} larger ones are tried"))
     held = sum(len(data) for data in found.held.values())
     ways, mesh = (1, "data=1") if jax.default_backend() == "cpu" else (len(jax.devices()), "auto")
-    entrants = []
+    entrants: list[Entrant] = []
     for one in fitting[:RACING]:
         if entrants and ledger.spent > RACE_SHARE * ledger.seconds:
-            ledger.enter(Reason("model", f"not {one.name}", f"{ledger.spent:.0f} s of the budget are spent on measuring"))
+            ledger.enter(
+                Reason("model", f"not {one.name}", f"{ledger.spent:.0f} s of the budget are spent on measuring")
+            )
             continue
         made_recipe = recipe(found, one, ways, mesh)
         experiment = dataclasses.replace(made_recipe.experiment, seed=seed)

@@ -14,7 +14,7 @@ EVERY = 10
 
 
 def fitting(step: int, goal: int, pace: float, left: float) -> int:
-    """The last step to take: `goal`, or as many more than `step` as `left` seconds hold at `pace` seconds each; one at least."""
+    """The last step to take: `goal`, or as many more than `step` as `left` seconds hold at `pace` each; one at least."""
     return min(goal, step + max(int(left / pace), 1))
 
 

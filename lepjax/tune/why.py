@@ -9,9 +9,9 @@ from typing import Any
 
 from lepjax.run import files, page
 from lepjax.tune.inspect import Finding
-from lepjax.tune.plots import short, told
 from lepjax.tune.recipe import Reason
 from lepjax.tune.result import Result
+from lepjax.tune.words import short, told
 
 __all__ = ["told", "write"]
 

@@ -3,7 +3,13 @@
 import json
 import pathlib
 
-WORDS = ["the quick brown fox", "the lazy dog sleeps", "a fox in the shade", "who jumps over the dog", "what does the fox"]
+WORDS = [
+    "the quick brown fox",
+    "the lazy dog sleeps",
+    "a fox in the shade",
+    "who jumps over the dog",
+    "what does the fox",
+]
 
 
 def write(folder: pathlib.Path, **splits) -> pathlib.Path:

@@ -60,7 +60,9 @@ def test_why_tells_findings_choices_and_trials(out):
 
 def test_the_search_begins_at_the_recipe_and_never_sees_what_is_held_out(out):
     told = json.loads((out / "why.json").read_text())
-    assert told["search"]["metric"] == "tune_accuracy" and told["search"]["trials"] == 4 and told["search"]["groups"] == 1
+    assert (
+        told["search"]["metric"] == "tune_accuracy" and told["search"]["trials"] == 4 and told["search"]["groups"] == 1
+    )
 
 
 def test_without_a_model_that_fits_one_is_made(data, tmp_path, monkeypatch):

@@ -61,7 +61,9 @@ def test_sabotage_without_looking_it_takes_as_long_as_it_takes(monkeypatch):
 
 
 def test_fitting():
-    assert fitting(10, 100, 1.0, 50.0) == 60 and fitting(10, 100, 1.0, 500.0) == 100 and fitting(10, 100, 1.0, -5.0) == 11
+    assert (
+        fitting(10, 100, 1.0, 50.0) == 60 and fitting(10, 100, 1.0, 500.0) == 100 and fitting(10, 100, 1.0, -5.0) == 11
+    )
 
 
 def test_what_was_brought_forward_is_remembered():

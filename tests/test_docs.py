@@ -11,7 +11,7 @@ from lepjax.cli import main as command
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```sh\n(.*?)```", README + (ROOT / "docs" / "tuning.md").read_text(), re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("lepjax ")]
 SMALL = "--model.layers 1 --model.width 16 --model.heads 2 --model.context 16 --data.length 16 --steps 2 --mesh data=1"
 
@@ -57,6 +57,8 @@ def test_a_command_of_the_readme_runs(line, library, home, monkeypatch, capsys):
             "--run-dir",
             str(home / ("run" if words[0] == "train" else f"of {words[0]}")),
         ]
+    if words[0] == "tune":
+        arguments += ["--steps", "8", "--mesh", "data=1", "--run-dir", str(home / f"tune {len(words)}")]
     if "--help" in arguments:
         with pytest.raises(SystemExit) as stop:
             command.run(arguments)

@@ -96,9 +96,8 @@ def told(name: str, values: list[float]) -> str:
 def steps_to(result: Result, goal: float) -> float:
     """Optimizer steps of all trials until a complete one scores as well as `goal`; infinite: none does."""
     total = 0
-    for cohort in (
-        itertools.batched(result.trials, TOGETHER) if hasattr(itertools, "batched") else _batched(result.trials)
-    ):
+    for start in range(0, len(result.trials), TOGETHER):
+        cohort = result.trials[start : start + TOGETHER]
         total += sum(trial.steps for trial in cohort)
         if any(t.state in (COMPLETE, PRUNED) and t.score is not None and t.score <= goal for t in cohort):
             return total

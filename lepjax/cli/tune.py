@@ -31,13 +31,15 @@ from __future__ import annotations
 
 import pathlib
 import re
+import shlex
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
 from lepjax.cli import _load, _overrides
-from lepjax.core.errors import DONE, UserError, nearest
+from lepjax.core.errors import DONE, RESTART, UserError, nearest
 from lepjax.run.hush import hush
 from lepjax.tune import pruners, samplers, space
 from lepjax.tune.named import names_in
@@ -82,8 +84,12 @@ def run(arguments: list[str]) -> int:
     hush()
     from lepjax.tune.searching import sweep
 
-    command = " ".join([target, *rest])
-    result = sweep(experiment, searched, name=loaded.name, target=command, console=Console(), **options)
+    command = " ".join([target, *map(shlex.quote, rest)])
+    try:
+        result = sweep(experiment, searched, name=loaded.name, target=command, console=Console(), **options)
+    except KeyboardInterrupt:
+        print("lepjax: interrupted; the same command goes on where it stopped.", file=sys.stderr)
+        return RESTART
     result.show(Console())
     return DONE
 

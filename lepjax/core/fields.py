@@ -26,6 +26,13 @@ def runtime(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"kind": RUNTIME})
 
 
+def later(default: Any) -> Any:
+    """An identity field that a recipe was given after runs of it existed. At its default it is no part of the identity, so
+    that they are still found under their names.
+    """
+    return dataclasses.field(default=default, metadata={"kind": IDENTITY, "later": True})
+
+
 def walk(config: Any, prefix: str = "", kind: str = IDENTITY) -> Iterator[tuple[str, str, Any]]:
     """Yields `(dotted path, kind, value)` for every plain value inside a tree of dataclasses.
 
@@ -35,7 +42,9 @@ def walk(config: Any, prefix: str = "", kind: str = IDENTITY) -> Iterator[tuple[
     """
     for field in dataclasses.fields(config):
         own = field.metadata.get("kind", IDENTITY) if kind == IDENTITY else kind
-        yield from _walk_value(getattr(config, field.name), f"{prefix}{field.name}", own)
+        value = getattr(config, field.name)
+        if not (field.metadata.get("later") and value == field.default):
+            yield from _walk_value(value, f"{prefix}{field.name}", own)
 
 
 def _walk_value(value: Any, path: str, kind: str) -> Iterator[tuple[str, str, Any]]:

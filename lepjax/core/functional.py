@@ -14,7 +14,7 @@ import jax
 from flax import nnx
 
 from lepjax.core.errors import UserError
-from lepjax.core.parameters import LAYERS, Leaf, Leaves
+from lepjax.core.parameters import LAYERS, Leaf, Leaves, is_leaf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,11 @@ class Functional:
 
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         _, params, rest = _split(self.construct(nnx.Rngs(key)))
-        return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+        drawn = nnx.to_pure_dict(params)
+        scaled = jax.tree.map(
+            lambda leaf, p: p if leaf.init == 1.0 else p * leaf.init, self.leaves, drawn, is_leaf=is_leaf
+        )
+        return scaled, nnx.to_pure_dict(rest)
 
     def apply(
         self, params: Any, model_state: Any, *inputs: Any, train: bool = False, method: str = "__call__", **options: Any

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
@@ -63,6 +64,12 @@ class Optimizer:
         rules = ((self.freeze, 1.0),) if self.freeze else ()
         return parameters.by_pattern(leaves, rules, 0.0, "optimizer.freeze")
 
+    def width_rate(self, leaf: parameters.Leaf) -> float:
+        """Factor on the learning rate of a parameter that has grown from muP's base (`models.mup`). This is Adam's: an entry
+        of the update has the size of the rate, and those of all inputs add up (Yang et al., Tensor Programs V, table 3).
+        """
+        return 1.0 / leaf.growth.inputs
+
     def build(self, leaves: Leaves) -> Callable[[Hparams], optax.GradientTransformation]:
         """Binds the recipe to parameters. The result turns live hyperparameters into a transformation.
 
@@ -74,6 +81,9 @@ class Optimizer:
         rules = ((no_decay, 0.0),) if no_decay else ()
         chosen = no_decay != NO_DECAY  # the default may match nothing: some models have no biases
         decays = parameters.by_pattern(leaves, rules, 1.0, "optimizer.no_decay", strict=chosen)
+        widths = jax.tree.map(lambda leaf: np.float32(self.width_rate(leaf)), leaves, is_leaf=parameters.is_leaf)
+        rates = jax.tree.map(np.multiply, rates, widths)
+        decays = jax.tree.map(np.divide, decays, widths)  # a step's decay is rate * decay, which no width may change
 
         def transformation(hparams: Hparams) -> optax.GradientTransformation:
             def around(group: Leaves, factors: dict[str, Any]) -> optax.GradientTransformation:
@@ -196,6 +206,9 @@ class SGD(Optimizer):
     def direction(self, hparams: Hparams, leaves: Leaves) -> optax.GradientTransformation:
         return optax.trace(decay=hparams["momentum"], nesterov=self.nesterov)
 
+    def width_rate(self, leaf: parameters.Leaf) -> float:
+        return leaf.growth.outputs / leaf.growth.inputs
+
 
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
@@ -290,6 +303,10 @@ class Adafactor(Optimizer):
             optax.scale_by_param_block_rms(),
         )
 
+    def width_rate(self, leaf: parameters.Leaf) -> float:
+        """Adam's, over the size of the parameter, by which the update is multiplied already."""
+        return super().width_rate(leaf) / leaf.growth.std
+
 
 @dataclasses.dataclass(frozen=True)
 class Muon(Optimizer):
@@ -335,6 +352,14 @@ class Muon(Optimizer):
     def mover(self, leaf: parameters.Leaf) -> str:
         """Who moves this parameter. `leaf` is one layer of a stack, whose name stands for all of them."""
         return "muon" if len(leaf.shape) == 2 and not re.search(self.adam, leaf.name) else "adam"
+
+    def width_rate(self, leaf: parameters.Leaf) -> float:
+        """Orthogonal updates must have a norm of (outputs / inputs)^1/2; their 0.2 sqrt(max(fan_in, fan_out)) grows too."""
+        if self.mover(_unstacked(leaf) if leaf.stacked else leaf) == "adam":
+            return super().width_rate(leaf)
+        fans, (inputs, outputs) = leaf.shape[-2:], leaf.growth
+        longer = max(fans) / max(fans[0] / inputs, fans[1] / outputs)
+        return float((outputs / inputs / longer) ** 0.5)
 
     def build(self, leaves: Leaves) -> Callable[[Hparams], optax.GradientTransformation]:
         for leaf in parameters.flat(leaves):

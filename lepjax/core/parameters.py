@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,6 +12,18 @@ import numpy as np
 from lepjax.core.errors import UserError, nearest
 
 LAYERS = "layers"  # the logical axis over which equal layers are stacked for a scan
+
+
+class Growth(NamedTuple):
+    """How many times as many inputs and outputs a parameter has as in the base of muP; see `models.mup`."""
+
+    inputs: float = 1.0
+    outputs: float = 1.0
+
+    @property
+    def std(self) -> float:
+        """Factor on the standard deviation of the initial value."""
+        return self.inputs**-0.5 * min(1.0, (self.outputs / self.inputs) ** 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +38,9 @@ class Leaf:
     shape: tuple[int, ...]
     dtype: Any
     axes: tuple[str | None, ...]
+    growth: Growth = Growth()
+    init: float = 1.0
+    """Factor on the initial value."""
 
     @property
     def stacked(self) -> bool:

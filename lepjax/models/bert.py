@@ -17,6 +17,7 @@ from flax import nnx
 from lepjax.core import hub
 from lepjax.core.errors import UserError
 from lepjax.core.fields import hparam, runtime
+from lepjax.core.functional import Functional
 from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
 from lepjax.core.remat import check_remat
@@ -25,6 +26,7 @@ from lepjax.models import pretrained, weights
 from lepjax.models.bert_family import Architecture, BertArchitecture, architecture
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.model import Model, check_rate
+from lepjax.models.mup import parametrised, scaled
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import Sight
@@ -89,6 +91,9 @@ class Bert(Model):
     """What each layer recomputes in the backward pass: none, full, dots, all_dots or offload; see `core.remat`."""
 
     def __post_init__(self) -> None:
+        if self.pretrained and self.architecture.mup:
+            found = "pretrained weights are not in muP"
+            raise UserError(found, where="model.architecture.mup", fix="Leave it out.")
         check_rate(self.dropout)
         check_remat(self.remat)
 
@@ -106,6 +111,13 @@ class Bert(Model):
 
     def module(self, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
         return BertModule(self, self.arch, policy, rngs)
+
+    def build(self, policy: Policy) -> Functional:
+        def sized(width: int, heads: int) -> Leaves:
+            other = self.architecture.resized(width, heads)
+            return dataclasses.replace(self, architecture=other).build(policy).leaves
+
+        return parametrised(super().build(policy), self.architecture.mup, sized)
 
     @property
     def stacks(self) -> tuple[tuple[str, ...], ...]:
@@ -316,6 +328,7 @@ class Layer(nnx.Module):
 class Attention(nnx.Module):
     def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs) -> None:
         self.heads = arch.heads
+        self.query_factor = arch.query_factor
         self.query = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
         self.key = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
         self.value = linear(arch.width, arch.width, ("embed", "heads"), policy, rngs)
@@ -332,7 +345,7 @@ class Attention(nnx.Module):
             y = by_token(project, x).reshape(*x.shape[:2], self.heads, -1)
             return constrain(y, "batch", along, "heads", None)
 
-        query = heads(self.query, asking, "length" if pick is None else None)
+        query = scaled(heads(self.query, asking, "length" if pick is None else None), self.query_factor)
         out = attention(query, heads(self.key, x), heads(self.value, x), sight=sight, drop=drop.at(0))
         out = by_token(self.output, out.reshape(asking.shape))
         return self.norm(asking + drop.at(1)(out))

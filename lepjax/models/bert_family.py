@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lepjax.core.errors import UserError, nearest
+from lepjax.core.fields import later
 from lepjax.models.model import LARGEST, check_sizes
+from lepjax.models.mup import Mup, logits_factor, query_factor
 from lepjax.models.pretrained import sizes
 from lepjax.models.weights import Naming, Renames
 
@@ -42,6 +44,8 @@ class Architecture:
     """Epsilon of the layer norms."""
     pad: int = 0
     """Id of the padding token."""
+    mup: Mup | None = later(None)
+    """The base whose hyperparameters serve this width (`models.mup`); None: the released model's parametrisation."""
 
     shares_layers: ClassVar[bool] = False
     pooler_activation: ClassVar[str] = "tanh"
@@ -104,6 +108,30 @@ class Architecture:
     @property
     def embedding_width(self) -> int:
         return self.width
+
+    def resized(self, width: int, heads: int) -> Self:
+        """In another width, with a feed-forward part in proportion. Raises `UserError` where that is no whole number."""
+        mlp_width, rest = divmod(self.mlp_width * width, self.width)
+        if rest:
+            found = f"mlp_width {self.mlp_width} of width {self.width} has no equal for width {width}"
+            raise UserError(found, where="model.architecture")
+        return dataclasses.replace(self, width=width, heads=heads, mlp_width=mlp_width, mup=None)
+
+    @property
+    def query_factor(self) -> float:
+        """muP's, on queries."""
+        return query_factor(self.mup, self.width, self.heads)
+
+    @property
+    def logits_factor(self) -> float:
+        """muP's, on the logits of the masked-LM head. ALBERT's embedding keeps its width."""
+        return 1.0 if self.widens else logits_factor(self.mup, self.width)
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """What parameters must be multiplied by where no program knows of muP; see `mup.folded`."""
+        named = {r"\.attention\.query\.": self.query_factor, r"^head\.transform\.norm\.": self.logits_factor}
+        return named if self.mup else {}
 
     def naming(self, head: str) -> Naming:
         """The names that the Hugging Face class of this family with the head `head` uses."""
@@ -241,6 +269,11 @@ class AlbertArchitecture(Architecture):
         ("head.transform.norm.", "predictions.LayerNorm."),
         ("head.bias", "predictions.bias"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mup and self.mup.zero_readout:  # the dense layer before the narrow embedding would be taken for one
+            raise UserError("ALBERT has no zero readout", where="model.architecture.mup", fix="Leave it false.")
 
     @property
     def embedding_width(self) -> int:

@@ -16,6 +16,7 @@ from lepjax.models.bert import ACTIVATIONS, Head, layer_norm
 from lepjax.models.bert_family import Architecture
 from lepjax.models.layers import by_token, linear
 from lepjax.models.model import LARGEST
+from lepjax.models.mup import scaled
 from lepjax.ops.dropout import Dropout
 
 
@@ -154,13 +155,14 @@ class MaskedLMHead(nnx.Module):
 
     def __init__(self, arch: Architecture, policy: Policy, rngs: nnx.Rngs, relation: bool) -> None:
         self.accumulate = policy.accumulate
+        self.factor = arch.logits_factor
         self.transform = Transform(arch, policy, rngs)
         self.bias = nnx.Param(jnp.zeros(arch.vocab_size, policy.param), axes=("vocab",))
         if relation:
             self.relation = linear(arch.width, 2, ("embed", None), policy, rngs)
 
     def __call__(self, hidden: jax.Array, pooled: Any, table: nnx.Embed, drop: Dropout) -> Any:
-        x = by_token(self.transform, hidden)
+        x = scaled(by_token(self.transform, hidden), self.factor)
         matrix = table.embedding[...].astype(x.dtype)
         logits = by_token(lambda x: jnp.einsum("...d,vd->...v", x, matrix, preferred_element_type=self.accumulate), x)
         logits = constrain(logits + self.bias[...], "batch", None, "vocab")

@@ -28,6 +28,7 @@ from lepjax.models.bert_family import (
     RobertaArchitecture,
     architecture,
 )
+from lepjax.models.mup import folded
 
 TOKENIZER_FILES: tuple[str, ...] = (
     "tokenizer.json",
@@ -162,7 +163,8 @@ class EncoderModel:
         """Writes config.json, model.safetensors and the tokenizer's files; transformers loads the folder."""
         target = pathlib.Path(folder)
         arch, head = self.recipe.arch, type(self.recipe.head)
-        tensors = weights.write(self.params, self.functional.leaves, arch.naming(head.__name__))
+        leaves = self.functional.leaves
+        tensors = weights.write(folded(self.params, leaves, arch.factors), leaves, arch.naming(head.__name__))
         config = {**arch.config(), "architectures": [arch.hf_class + HF_HEADS[head]], "torch_dtype": "float32"}
         count = getattr(self.recipe.head, "num_labels", 0)
         if count:

@@ -17,7 +17,8 @@ from flax import nnx
 
 from lepjax.core import hub
 from lepjax.core.errors import UserError
-from lepjax.core.fields import hparam, runtime
+from lepjax.core.fields import hparam, later, runtime
+from lepjax.core.functional import Functional
 from lepjax.core.parameters import Leaves
 from lepjax.core.precision import Policy
 from lepjax.core.remat import check_remat
@@ -26,6 +27,7 @@ from lepjax.models import pretrained, weights
 from lepjax.models.gpt2_family import EPS, Gpt2Architecture, architecture, with_biases
 from lepjax.models.layers import by_token, embedding, linear, look_up, make_layers, run_layers
 from lepjax.models.model import Model, check_rate, check_sizes
+from lepjax.models.mup import Mup, folded, logits_factor, parametrised, query_factor, scaled
 from lepjax.ops.attention import attention
 from lepjax.ops.dropout import OFF, Dropout
 from lepjax.ops.sight import Sight
@@ -57,6 +59,8 @@ class Gpt2(Model):
     """Compile one block and scan it, instead of unrolling all."""
     remat: str = runtime("none")
     """What each block recomputes in the backward pass: none, full, dots, all_dots or offload; see `core.remat`."""
+    mup: Mup | None = later(None)
+    """The base whose hyperparameters serve this width (`models.mup`); None: the released model's parametrisation."""
 
     def __post_init__(self) -> None:
         if self.pretrained:
@@ -71,6 +75,8 @@ class Gpt2(Model):
         """Those of config.json. They go into the fields, so that whoever asks for one is told the truth."""
         if not self.bias:
             raise UserError("pretrained GPT-2 has biases", where="model.bias", fix="Leave it true.")
+        if self.mup:
+            raise UserError("pretrained GPT-2 is not in muP", where="model.mup", fix="Leave it out.")
         folder = hub.folder(self.pretrained)
         arch = architecture(pretrained.read_config(folder), str(folder / pretrained.CONFIG))
         for name, size in dataclasses.asdict(arch).items():
@@ -83,6 +89,12 @@ class Gpt2(Model):
 
     def module(self, policy: Policy, rngs: nnx.Rngs) -> nnx.Module:
         return Gpt2Module(self, policy, rngs)
+
+    def build(self, policy: Policy) -> Functional:
+        def sized(width: int, heads: int) -> Leaves:
+            return dataclasses.replace(self, width=width, heads=heads, mup=None).build(policy).leaves
+
+        return parametrised(super().build(policy), self.mup, sized)
 
     @property
     def stacks(self) -> tuple[tuple[str, ...], ...]:
@@ -102,6 +114,11 @@ class Gpt2(Model):
 
     def folder(self, params: Any, leaves: Leaves) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         rates = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), self.dropout or 0.0)
+        if self.mup:
+            columns = np.ones((self.heads, 3, self.width // self.heads), np.float32)
+            columns[:, 0] = query_factor(self.mup, self.width, self.heads)
+            factors = {r"\.c_attn\.": columns.reshape(-1), r"^ln_f\.": logits_factor(self.mup, self.width)}
+            params = folded(params, leaves, factors)
         return {**self.arch.config(), **rates}, with_biases(weights.write(params, leaves, self.arch.naming))
 
     def flops_per_token(self, length: int) -> float:
@@ -150,7 +167,7 @@ class Gpt2Module(nnx.Module):
             return layer(x, sight, drop.at(1 + index), kv, offset)
 
         x, cache_out = run_layers(self.h, x, block, cache, self.config.remat)
-        x = self.ln_f(x)
+        x = scaled(self.ln_f(x), logits_factor(self.config.mup, self.config.width))
         table = self.wte.embedding[...].astype(x.dtype)
         logits = by_token(lambda x: jnp.einsum("...d,vd->...v", x, table, preferred_element_type=self.accumulate), x)
         logits = constrain(logits, "batch", "length", "vocab")
@@ -184,6 +201,7 @@ class Attention(nnx.Module):
 
     def __init__(self, config: Gpt2, policy: Policy, rngs: nnx.Rngs) -> None:
         self.heads = config.heads
+        self.query_factor = query_factor(config.mup, config.width, config.heads)
         self.c_attn = linear(config.width, 3 * config.width, ("embed", "heads"), policy, rngs, config.bias)
         std = _residual_std(config)
         self.c_proj = linear(config.width, config.width, ("heads", "embed"), policy, rngs, config.bias, std)
@@ -198,7 +216,7 @@ class Attention(nnx.Module):
             key = jax.lax.dynamic_update_slice_in_dim(kv["key"], key, offset, axis=1)
             value = jax.lax.dynamic_update_slice_in_dim(kv["value"], value, offset, axis=1)
             kv = {"key": key, "value": value}
-        out = attention(query, key, value, sight=sight, drop=drop)
+        out = attention(scaled(query, self.query_factor), key, value, sight=sight, drop=drop)
         return by_token(self.c_proj, out.reshape(rows, length, width)), kv
 
 

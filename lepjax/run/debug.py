@@ -40,6 +40,17 @@ def watch_modules(say: Say) -> Iterator[None]:
 
     Raises `UserError` naming the first module whose output is not finite.
     """
+
+    def hear(name: str, array: jax.Array) -> None:
+        jax.debug.callback(functools.partial(_tell, say, name, array.dtype), array)
+
+    with watching(hear):
+        yield
+
+
+@contextlib.contextmanager
+def watching(hear: Callable[[str, jax.Array], None]) -> Iterator[None]:
+    """While inside, `hear` gets the name of every NNX module that is called and the floating-point arrays it returns."""
     patched: list[tuple[type, Any]] = []
     callers: list[Caller] = []
 
@@ -54,7 +65,7 @@ def watch_modules(say: Say) -> Iterator[None]:
                 callers.pop()
             for array in jax.tree.leaves(out):
                 if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jnp.floating):
-                    jax.debug.callback(functools.partial(_tell, say, name, array.dtype), array)
+                    hear(name, array)
             return out
 
         return run

@@ -13,7 +13,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; color: #1c2530; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 .where { color: #66707c; } .curves { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-.curves svg, .wide svg { width: 100%; height: auto; } table { border-collapse: collapse; }
+.wide { overflow-x: auto; } .curves svg, .wide svg { width: 100%; height: auto; } table { border-collapse: collapse; }
 td, th { padding: .15rem 1.2rem .15rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6eaee; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 pre.long { white-space: pre-wrap; }

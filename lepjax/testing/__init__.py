@@ -10,6 +10,7 @@ Meshes need devices: simulate eight with `jax.config.update("jax_num_cpu_devices
 
 from lepjax.testing.collectives import Budget, Collective, assert_collective_budget, collectives
 from lepjax.testing.compiles import assert_compiles_once
+from lepjax.testing.coordinates import assert_width_independent, coordinates
 from lepjax.testing.meshes import Stepper, assert_mesh_equivalent, relative, sharded_share, stepper
 from lepjax.testing.processes import Job, assert_resumes_bitwise, hex_losses, in_fresh_processes
 
@@ -22,7 +23,9 @@ __all__ = [
     "assert_compiles_once",
     "assert_mesh_equivalent",
     "assert_resumes_bitwise",
+    "assert_width_independent",
     "collectives",
+    "coordinates",
     "hex_losses",
     "in_fresh_processes",
     "relative",

@@ -27,12 +27,12 @@ from lepjax.tune.deadline import KeepDeadline
 from lepjax.tune.entrants import Entrant, entrants, race
 from lepjax.tune.inspect import Inspection, inspect
 from lepjax.tune.ledger import Ledger, Reason
-from lepjax.tune.plots import told
 from lepjax.tune.pruners.asha import Asha
 from lepjax.tune.recipe import Searched, chosen, search, winner
 from lepjax.tune.result import Result
 from lepjax.tune.samplers.tpe import Tpe
 from lepjax.tune.searching import sweep
+from lepjax.tune.words import told
 
 REPORT_SHARE = 0.05
 """Share of the budget that the report by class may take: it predicts the held-out records a second time."""

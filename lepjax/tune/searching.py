@@ -25,11 +25,11 @@ from lepjax.tune.live import Live
 from lepjax.tune.named import named
 from lepjax.tune.objective import Objective, objective
 from lepjax.tune.pruners.pruner import Pruner
-from lepjax.tune.result import Rescored, Result, winner
+from lepjax.tune.result import Rescored, Result
 from lepjax.tune.samplers.sampler import Sampler
 from lepjax.tune.space import Space
 from lepjax.tune.study import Study
-from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial
+from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial, winner
 
 AUTO = "auto"
 MOST = {"cpu": 16}
@@ -120,6 +120,7 @@ def sweep(
                 sampler_seed,
                 lambda: tell(live.reported),
             )
+            tell(live.started)
             while time.perf_counter() - begun < seconds and (cohort := record.claim(max(width // seeds, 1))):
                 worker.do(cohort)
                 tell(live.ended)

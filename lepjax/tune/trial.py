@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 from lepjax.tune.space import Values
 
@@ -32,3 +34,10 @@ class Trial:
     """Its share of the time of the trials that it was trained together with."""
     note: str = ""
     """Why it failed."""
+
+
+def winner(trials: Sequence[Trial], mode: str) -> Trial | None:
+    """The complete trial that scores best, the first of equals; None: no trial is complete."""
+    sign = 1.0 if mode == "min" else -1.0
+    complete = [t for t in trials if t.state == COMPLETE and t.score is not None and math.isfinite(t.score)]
+    return min(complete, key=lambda trial: sign * (trial.score or 0.0), default=None)

@@ -10,8 +10,8 @@ from typing import Any
 from lepjax.run import files, page
 from lepjax.tune.inspect import Finding
 from lepjax.tune.ledger import Reason
-from lepjax.tune.plots import short
 from lepjax.tune.result import Result
+from lepjax.tune.words import short
 
 
 def write(

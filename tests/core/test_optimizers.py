@@ -12,7 +12,7 @@ import pytest
 from lepjax.core import optimizers
 from lepjax.core.errors import UserError
 from lepjax.core.optimizers import SGD, Adafactor, Adagrad, Adam, AdamW, Lion, Muon, freezing
-from lepjax.core.parameters import Leaf, is_leaf
+from lepjax.core.parameters import Growth, Leaf, is_leaf
 from lepjax.core.state import as_leaves
 
 LR, STEPS, DEPTH = 0.02, 5, 3
@@ -266,6 +266,27 @@ def test_stacked_layers_move_like_unrolled_ones(recipe):
     assert moved["h"]["2"] == {"kernel": False, "bias": True}
     assert moved["h"]["1"] == {"kernel": True, "bias": True}
     assert moved["dec"] == {"0": {"bias": False}, "1": {"bias": True}}
+
+
+GROWN = (AdamW(LR, weight_decay=0.1), SGD(LR, weight_decay=0.1))
+
+
+@pytest.mark.parametrize("leaves", [STACKED, UNROLLED], ids=["stacked", "unrolled"])
+@pytest.mark.parametrize("recipe", GROWN, ids=lambda r: type(r).__name__)
+def test_what_has_grown_moves_at_its_own_rate_and_decays_alike(recipe, leaves):
+    """As with a multiplier on the rate and its inverse on the decay: their product is what shrinks a parameter."""
+    grown = jax.tree.map(lambda x: dataclasses.replace(x, growth=Growth(4.0, 2.0)), leaves, is_leaf=is_leaf)
+    kernel = leaf("h.0.kernel", *KERNEL, axes=None)
+    factor = recipe.width_rate(dataclasses.replace(kernel, growth=Growth(4.0, 2.0)))
+    assert factor != 1.0
+    params, gradients = random(leaves, 0), random(leaves, 1, STEPS)
+    by_hand = dataclasses.replace(recipe, lr_multipliers=(("kernel$", factor),), weight_decay=0.1 / factor)
+    kernels = [ours(r, ls, params, gradients)["h"] for r, ls in ((recipe, grown), (by_hand, leaves))]
+    pick = (lambda h: h["kernel"]) if leaves is STACKED else (lambda h: [h[i]["kernel"] for i in sorted(h)])
+    assert_close(*map(pick, kernels))
+    with pytest.raises(AssertionError):  # without the inverse on the decay
+        still = dataclasses.replace(by_hand, weight_decay=0.1)
+        assert_close(pick(ours(still, leaves, params, gradients)["h"]), pick(kernels[0]))
 
 
 @pytest.mark.parametrize("recipe", LAYERED[1:], ids=lambda r: type(r).__name__)

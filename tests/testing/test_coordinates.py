@@ -11,7 +11,7 @@ from tests.tiny import TinyText, tiny
 BASE = Mup(width=32, heads=4)
 WIDTHS = (32, 128)
 ADAM = Adam(learning_rate=2e-3)
-STEEP = r"width\^(0\.[5-9]|[1-9])"
+STEEP = r"width\^(0\.[5-9]|[1-9]\.)\d+"
 
 
 def gpt(mup=BASE, optimizer=ADAM):

@@ -1,7 +1,8 @@
 """muP: does the learning rate that is best in a narrow GPT stay the best in a wide one?
 
 Purpose   the coordinate check (how far five steps move blocks and logits, by width), then the loss by learning rate in every
-          width, in muP with the narrowest as its base and in GPT-2's own parametrisation; both are one model in that width
+          width: in muP of the narrowest as its base, in muP of the widest, and in GPT-2's own parametrisation. The latter is
+          the same model as muP where the width is the base's
 Data      tinyshakespeare ($LEPJAX_TEST_DATA, as in shakespeare_char), 8 x 64 characters a step, in every width the same
 Command   python -m experiments.benchmarks.mup_transfer [--json found.json] [--plot mup_transfer.png]
           What is in the file already is not measured again
@@ -44,7 +45,7 @@ HEADS = 4  # in every width: they grow, and so attention's 1 / size is put to th
 POWERS = tuple(range(-12, -4))  # the grid of learning rates, 2**power
 STEPS = 200
 LAST = 40  # the loss is the mean over so many steps at the end; the batches are new to the model
-BASES = {"muP": Mup(WIDTHS[0], HEADS), "standard": None}
+BASES = {"muP": Mup(WIDTHS[0], HEADS), "muP of wide": Mup(WIDTHS[-1], HEADS), "standard": None}
 SHOWN = {"Gpt2Module.Block[0]": "block", "Gpt2Module": "logits"}
 
 Found = dict[str, Any]
@@ -101,7 +102,7 @@ def measure(found: Found, widths: Sequence[int], powers: Sequence[int], seeds: i
         compiled = Width(width, BASES[name]) if missing else None
         for rate in missing:
             by_rate[str(rate)] = compiled.loss(rate, seed)
-            print(f"{name:8} width {width:4} seed {seed} rate {rate:.5f} loss {by_rate[str(rate)]:.4f}", flush=True)
+            print(f"{name:11} width {width:4} seed {seed} rate {rate:.5f} loss {by_rate[str(rate)]:.4f}", flush=True)
             save()
 
 
@@ -117,29 +118,30 @@ def mean_losses(found: Found, name: str, width: str) -> dict[int, float]:
 def report(found: Found) -> int:
     """Prints what was found; the number of targets that were missed."""
     missed = 0
-    for name in BASES:
+    for name in found["losses"]:
         moves = {int(width): found["coordinates"][name][width] for width in found["coordinates"][name]}
         found_slopes = slopes(moves)
         steepest = max(found_slopes, key=lambda module: abs(found_slopes[module]))
         told = ", ".join(f"{label} width^{found_slopes[module]:+.2f}" for module, label in SHOWN.items())
-        print(f"{name:8} coordinates: {told}; steepest {steepest} {found_slopes[steepest]:+.2f}")
+        print(f"{name:11} coordinates: {told}; steepest {steepest} {found_slopes[steepest]:+.2f}")
         base: int | None = None
         for width in found["losses"][name]:
             losses = mean_losses(found, name, width)
             best = min(losses, key=lambda power: losses[power])
             base = best if base is None else base
             kept = f"{losses[base]:.3f}" if base in losses else "not measured"
-            print(f"{name:8} width {width:>4}: best 2^{best} {losses[best]:.3f}, at the base's best 2^{base} {kept}")
+            print(f"{name:11} width {width:>4}: best 2^{best} {losses[best]:.3f}, at the base's best 2^{base} {kept}")
             missed += name == "muP" and abs(best - base) > 1
         missed += name == "muP" and abs(found_slopes[steepest]) > FLAT
     return missed
 
 
 def plot(found: Found, path: pathlib.Path) -> None:
-    """Above the coordinate check, below the losses; left in muP, right as GPT-2 is."""
-    figure = matplotlib.figure.Figure(figsize=(9, 7), layout="constrained")
-    panels = figure.subplots(2, 2, sharey="row")
-    for column, name in enumerate(BASES):
+    """Above the coordinate check, below the losses; one column per parametrisation."""
+    names = list(found["losses"])
+    figure = matplotlib.figure.Figure(figsize=(4.5 * len(names), 7), layout="constrained")
+    panels = figure.subplots(2, len(names), sharey="row")
+    for column, name in enumerate(names):
         above, below = panels[0][column], panels[1][column]
         moves = found["coordinates"][name]
         for (module, label), style in zip(SHOWN.items(), ("-", "--"), strict=True):

@@ -35,6 +35,7 @@ class Schedule:
 
     warmup: int | float = hparam(0, leaf="warmup_steps")
     """Linear warmup from 0: a whole number counts steps, a fraction is a share of the run."""
+    _: dataclasses.KW_ONLY
     end: int | float = hparam(1.0, leaf="decay_steps")
     """Where the decay ends: a whole number counts steps from 0, a fraction is a share of the run."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import pathlib
 import re
+import sqlite3
 import time
 from typing import IO, Any
 
@@ -84,7 +86,6 @@ def _sqlite(url: str) -> Any:
 
     def connected(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver begins no transactions of its own
-        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")  # a killed process loses nothing, a power cut the last moments
 
     def began(connection: Any) -> None:
@@ -93,6 +94,8 @@ def _sqlite(url: str) -> Any:
     file = sqlalchemy.engine.make_url(url).database or ""
     with open(f"{file}.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one makes the tables, in transactions that do not suit these events
+        with contextlib.closing(sqlite3.connect(file, timeout=PATIENCE)) as first:
+            first.execute("PRAGMA journal_mode=WAL")  # for good; while others write it fails, whatever the timeout
         storage = optuna().storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENCE}})
         storage.engine.dispose()
     sqlalchemy.event.listen(storage.engine, "connect", connected)

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from experiments.benchmarks import llm_vs_torch_compile as llm
+from experiments.benchmarks import mup_transfer
 
 
 @pytest.fixture
@@ -46,3 +47,27 @@ def test_sabotage_other_weights_are_noticed(here, monkeypatch):
     monkeypatch.setattr(llm, "torch_weights", twisted)
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         llm.agree("llama", sys.executable)
+
+
+def transferred(best, change):
+    """What `mup_transfer` finds where each width is best at a rate of 2**best, and moves by `change(width)`."""
+    losses = {str(w): {"0": {str(2.0**p): abs(p - best[w]) for p in mup_transfer.POWERS}} for w in best}
+    moves = {str(w): {module: [change(w)] for module in mup_transfer.SHOWN} for w in best}
+    return {
+        "losses": dict.fromkeys(mup_transfer.BASES, losses),
+        "coordinates": dict.fromkeys(mup_transfer.BASES, moves),
+    }
+
+
+def test_the_transfer_of_rates_is_told_and_drawn(tmp_path, monkeypatch, capsys):
+    file, png = tmp_path / "found.json", tmp_path / "found.png"
+    file.write_text(json.dumps(transferred({64: -8, 256: -7}, lambda width: 0.1)))
+    monkeypatch.setattr(sys, "argv", ["mup", "--json", str(file), "--plot", str(png), "--widths"])
+    assert mup_transfer.main() == 0
+    assert "muP         width  256: best 2^-7 0.000, at the base's best 2^-8 1.000" in capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sabotage_a_rate_that_does_not_transfer_is_told(capsys):
+    assert mup_transfer.report(transferred({64: -8, 256: -10}, lambda width: 0.1)) == 1
+    assert mup_transfer.report(transferred({64: -8, 256: -10}, lambda width: 0.1 * width)) == 2

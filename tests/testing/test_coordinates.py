@@ -11,12 +11,12 @@ from tests.tiny import TinyText, tiny
 BASE = Mup(width=32, heads=4)
 WIDTHS = (32, 128)
 ADAM = Adam(learning_rate=2e-3)
-STEEP = r"width\^(0\.[5-9]|[1-9])"
+STEEP = r"width\^(0\.[5-9]|[1-9]\.)\d+"
 
 
 def gpt(mup=BASE, optimizer=ADAM):
     def at(width):
-        model = Gpt2(vocab_size=256, context=16, layers=1, heads=4, width=width, mup=mup)
+        model = Gpt2(vocab_size=256, context=16, layers=1, heads=4, width=width, bias=False, mup=mup)
         return tiny(model=model, data=TinyText(batch_size=8, length=16), optimizer=optimizer)
 
     return at

@@ -1,6 +1,7 @@
 """Which of several models is taken: arithmetic and a race whose laps are made up."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def won(starting, monkeypatch, laps=None):
     if laps is not None:
         monkeypatch.setattr(entrants, "_lap", lambda one, *rest: laps[one.candidate.name])
     ledger = Ledger(600.0, lambda line: None)
-    return race(starting, None, ledger, None).candidate.name, [str(reason) for reason in ledger.reasons]
+    return race(starting, pathlib.Path(), ledger, None).candidate.name, [str(reason) for reason in ledger.reasons]
 
 
 def test_one_needs_no_race(monkeypatch):

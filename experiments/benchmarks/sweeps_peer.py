@@ -55,7 +55,7 @@ def objective(trial: optuna.Trial, data: dict[str, torch.Tensor], steps: int) ->
 def main() -> None:
     torch.set_num_threads(2)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    loaded = np.load(sys.argv[1])
+    loaded = np.load(sys.argv[1], allow_pickle=False)
     data = {name: torch.from_numpy(loaded[name]) for name in loaded}
     data = {name: x.long() if name.endswith("y") else x for name, x in data.items()}
     print(json.dumps({"versions": f"optuna {optuna.__version__}, torch {torch.__version__}"}), flush=True)

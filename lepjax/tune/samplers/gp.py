@@ -51,7 +51,8 @@ class Gp(Sampler):
         with _float64_on_the_host():
             theta = fitted(x[: len(done)].tobytes(), y.tobytes(), tuple(of))
             model = believed(theta, x, y, of)
-            best = float((model.y - jnp.exp(theta[-1]) * model.alpha)[: len(done)].min())  # of the means: scores are noisy
+            # Of means, as scores are noisy; also of what is believed, or all of a cohort would go where it is expected.
+            best = float((model.y - jnp.exp(theta[-1]) * model.alpha)[: len(x)].min())
             tried = candidates(space, points[np.argsort(y, kind="stable")[:CLIMBED]], ordinal, seed)
             tried = _not_yet(tried, encoded(space, tried), x)
             gain = _padded_gain(model, encoded(space, tried), best)
@@ -186,7 +187,7 @@ def loss(theta: jax.Array, history: History) -> jax.Array:
 
 @functools.lru_cache(maxsize=1)
 def fitted(x: bytes, y: bytes, of: tuple[int, ...]) -> np.ndarray:
-    """Theta at the maximum a posteriori, the best of several beginnings. Kept, as all trials of a cohort ask for the same."""
+    """Theta at the maximum a posteriori, the best of several beginnings. Kept, as a cohort asks for the same many times."""
     scores = np.frombuffer(y)
     history = padded(np.frombuffer(x).reshape(len(scores), -1), scores, np.array(of))
     dimensions = of[-1] + 1
@@ -207,7 +208,7 @@ def believed(theta: np.ndarray, x: np.ndarray, y: np.ndarray, of: np.ndarray) ->
 
 @jax.jit
 def log_improvement(mean: jax.Array, std: jax.Array, best: jax.Array) -> jax.Array:
-    """Logarithm of the expected improvement on `best`, to be minimised: log(std (phi(z) + z Phi(z))), z = (best - mean) / std.
+    """Logarithm of the expected improvement on `best`, to be minimised: std (phi(z) + z Phi(z)), z = (best - mean) / std.
 
     In logarithms, because far from the best it underflows and would tell nothing (Ament et al., Unexpected Improvements to
     Expected Improvement, 2023).
@@ -217,7 +218,9 @@ def log_improvement(mean: jax.Array, std: jax.Array, best: jax.Array) -> jax.Arr
     density = -0.5 * z**2 - 0.5 * np.log(2.0 * np.pi)
     # phi + z Phi = phi (1 + z Phi / phi), which is phi / z^2 for z -> -inf, where the difference cancels
     ratio = jnp.exp(log_ndtr(jnp.minimum(near, 0.0)) + 0.5 * jnp.minimum(near, 0.0) ** 2 + 0.5 * np.log(2.0 * np.pi))
-    below = density + jnp.where(z < -1e3, -2.0 * jnp.log(jnp.maximum(-z, 1.0)), jnp.log1p(jnp.minimum(near, 0.0) * ratio))
+    below = density + jnp.where(
+        z < -1e3, -2.0 * jnp.log(jnp.maximum(-z, 1.0)), jnp.log1p(jnp.minimum(near, 0.0) * ratio)
+    )
     above = jnp.log(jax.scipy.stats.norm.pdf(near) + jnp.maximum(near, 0.0) * jax.scipy.stats.norm.cdf(near))
     return jnp.log(std) + jnp.where(z < 0.0, below, above)
 
@@ -246,8 +249,12 @@ def climbed(space: Space, model: Model, top: np.ndarray, best: float) -> np.ndar
     return point
 
 
-def _descended(function: Callable[..., Any], start: np.ndarray, low: Any, high: Any, *more: Any) -> tuple[float, np.ndarray]:
-    found = minimize(function, start, more, "L-BFGS-B", jac=True, bounds=np.stack([low, high], 1), options={"maxiter": 50})
+def _descended(
+    function: Callable[..., Any], start: np.ndarray, low: Any, high: Any, *more: Any
+) -> tuple[float, np.ndarray]:
+    found = minimize(
+        function, start, more, "L-BFGS-B", jac=True, bounds=np.stack([low, high], 1), options={"maxiter": 50}
+    )
     return (float(found.fun) if np.isfinite(found.fun) else np.inf), found.x
 
 

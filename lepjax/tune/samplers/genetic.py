@@ -12,14 +12,14 @@ from lepjax.tune.samplers.qmc import quasi_random
 from lepjax.tune.samplers.sampler import Sampler, Seen
 from lepjax.tune.space import Choice, Space, Values, at, units
 
-TRIES = 20  # a finite space may be used up
+TRIES = 100  # a finite space may be used up
 
 
 @dataclasses.dataclass(frozen=True)
 class Genetic(Sampler):
     """The first `population` trials are quasi-random. Later ones are children of two winners of tournaments among the best
-    `population` trials so far: each gene from either parent (blended between them for half of the children), then mutated
-    until the child is none of those before it. Elitist, because the best ones stay parents until better ones come; steady,
+    `population` trials so far: each gene from either parent (blended between them for half of the children), then mutated,
+    again and again until the child is none of those before it. Elitist, because the best ones stay parents until better ones come; steady,
     because no child waits for its generation. Failed trials have no children.
     """
 
@@ -39,10 +39,10 @@ class Genetic(Sampler):
         child = self._crossed(space, first, second, rng)
         before = [one.values for one in seen]
         for _ in range(TRIES):
-            values = at(space, self._mutated(space, child, ordinal // self.population, rng))
-            if values not in before:
+            child = self._mutated(space, child, ordinal // self.population, rng)
+            if at(space, child) not in before:
                 break
-        return values
+        return at(space, child)
 
     def _crossed(self, space: Space, first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         either = np.where(rng.random(len(space)) < 0.5, first, second)

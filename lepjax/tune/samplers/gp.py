@@ -55,8 +55,8 @@ class Gp(Sampler):
             best = float((model.y - jnp.exp(theta[-1]) * model.alpha)[: len(x)].min())
             tried = candidates(space, points[np.argsort(y, kind="stable")[:CLIMBED]], ordinal, seed)
             tried = _not_yet(tried, encoded(space, tried), x)
-            gain = _padded_gain(model, encoded(space, tried), best)
-            top = tried[np.argsort(-gain, kind="stable")[:CLIMBED]]
+            promise = _padded_gain(model, encoded(space, tried), best)
+            top = tried[np.argsort(-promise, kind="stable")[:CLIMBED]]
             return at(space, climbed(space, model, top, best))
 
 

@@ -19,14 +19,16 @@ TRIES = 100  # a finite space may be used up
 class Genetic(Sampler):
     """The first `population` trials are quasi-random. Later ones are children of two winners of tournaments among the best
     `population` trials so far: each gene from either parent (blended between them for half of the children), then mutated,
-    again and again until the child is none of those before it. Elitist, because the best ones stay parents until better ones come; steady,
-    because no child waits for its generation. Failed trials have no children.
+    again and again until the child is none of those before it. Elitist, because the best ones stay parents until better
+    ones come; steady, because no child waits for its generation. Failed trials have no children.
     """
 
     population: int = 16
     tournament: int = 3
     mutation: float = 0.15
-    """Standard deviation of a mutated gene, at the beginning; it halves with every second generation."""
+    """Standard deviation of a mutated gene, at the beginning; it halves with every second generation, down to one step of a
+    whole number.
+    """
 
     def suggest(self, space: Space, seen: Sequence[Seen], ordinal: int, seed: int) -> Values:
         done = [s for s in seen if s.score is not None and np.isfinite(s.score)]
@@ -53,7 +55,8 @@ class Genetic(Sampler):
 
     def _mutated(self, space: Space, child: np.ndarray, generation: int, rng: np.random.Generator) -> np.ndarray:
         changed = rng.random(len(space)) < max(1.0 / len(space), 0.2)
-        step = rng.normal(0.0, self.mutation * 0.5 ** ((generation - 1) / 2), len(space))
+        smallest = [0.0 if dimension.options is None else 1.0 / len(dimension.options) for dimension in space.values()]
+        step = rng.standard_normal(len(space)) * np.maximum(self.mutation * 0.5 ** ((generation - 1) / 2), smallest)
         unordered = np.array([isinstance(dimension, Choice) for dimension in space.values()])
         moved = np.where(unordered, rng.random(len(space)), child + step)
         return _reflected(np.where(changed, moved, child))

@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lepjax.core import fields
@@ -102,7 +102,7 @@ def _one(name: str, known: list[Field]) -> Field:
     raise UserError("the experiment has no such field", where=f"space {name}", fix=nearest(name, names))
 
 
-def _examples(dimension: Dimension) -> tuple[Any, ...]:
+def _examples(dimension: Dimension) -> Sequence[Any]:
     options = dimension.options
     if options is None or len(options) > 100:
         return dimension.value(0.0), dimension.value(1.0)

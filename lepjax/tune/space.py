@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lepjax.core.errors import UserError
@@ -27,7 +27,7 @@ class Dimension:
         raise TypeError(f"{type(self).__name__} must define unit")
 
     @property
-    def options(self) -> tuple[Any, ...] | None:
+    def options(self) -> Sequence[Any] | None:
         """All values, where they are finitely many."""
         return None
 
@@ -60,10 +60,12 @@ class LogUniform(Dimension):
     high: float
 
     def value(self, unit: float) -> float:
-        return min(max(self.low * (self.high / self.low) ** unit, self.low), self.high)
+        low, high = math.log(self.low), math.log(self.high)
+        return min(max(math.exp(low + unit * (high - low)), self.low), self.high)
 
     def unit(self, value: float) -> float:
-        return math.log(value / self.low) / math.log(self.high / self.low)
+        low, high = math.log(self.low), math.log(self.high)
+        return (math.log(value) - low) / (high - low)
 
     def check(self, name: str) -> None:
         _check_range(self.low, self.high, name)
@@ -86,8 +88,8 @@ class Integer(Dimension):
         return (value - self.low + 0.5) / (self.high - self.low + 1)
 
     @property
-    def options(self) -> tuple[int, ...]:
-        return tuple(range(self.low, self.high + 1))
+    def options(self) -> Sequence[int]:
+        return range(self.low, self.high + 1)
 
     def check(self, name: str) -> None:
         for end in (self.low, self.high):
@@ -110,17 +112,17 @@ class Choice(Dimension):
         return (self.values.index(value) + 0.5) / len(self.values)
 
     @property
-    def options(self) -> tuple[Any, ...]:
+    def options(self) -> Sequence[Any]:
         return self.values
 
     def check(self, name: str) -> None:
         if not self.values:
             raise UserError("no values to choose from", where=f"space {name}")
         for value in self.values:
-            if not isinstance(value, (str, int, float, bool, type(None))):
+            if not isinstance(value, (str, int, float, bool, type(None))) or value != value:
                 fix = "Use strings, numbers, truth values or None."
                 raise UserError(f"{value!r} cannot be chosen", where=f"space {name}", fix=fix)
-        if len(set(map(repr, self.values))) < len(self.values):
+        if len(set(self.values)) < len(self.values):  # True is 1, and 1 is 1.0
             raise UserError(f"{self.values} names a value twice", where=f"space {name}")
 
 
@@ -167,7 +169,7 @@ def units(space: Space, values: Values) -> list[float]:
 
 
 def _check_range(low: float, high: float, name: str) -> None:
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not (math.isfinite(low) and math.isfinite(high) and math.isfinite(high - low)):
         raise UserError(f"a range from {low} to {high}", where=f"space {name}", fix="Use finite numbers.")
     if low >= high:
         raise UserError(f"an empty range, {low:g} to {high:g}", where=f"space {name}")

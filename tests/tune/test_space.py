@@ -35,6 +35,12 @@ def test_a_value_lies_in_its_range_and_finds_its_place_again(dimension, unit):
     assert at({"x": dimension}, units({"x": dimension}, {"x": value}))["x"] == pytest.approx(value)
 
 
+def test_wide_ranges():
+    wide = tune.loguniform(1e-300, 1e300)
+    assert wide.value(0.5) == pytest.approx(1.0) and wide.unit(1e150) == pytest.approx(0.75)
+    assert len(tune.integer(0, 10**15).options) == 10**15 + 1
+
+
 @pytest.mark.parametrize("dimension", [tune.integer(0, 3), tune.choice(["a", "b", "c"])])
 def test_options_are_equally_likely(dimension):
     values = [dimension.value((i + 0.5) / 1200) for i in range(1200)]
@@ -49,6 +55,10 @@ BAD = {
     "infinite": ({"learning_rate": tune.uniform(0, math.inf)}, "finite"),
     "no choice": ({"model.activation": tune.choice([])}, "no values"),
     "twice": ({"model.activation": tune.choice(["relu", "relu"])}, "twice"),
+    "equal values": ({"model.activation": tune.choice([1, True])}, "twice"),
+    "no number": ({"dropout": tune.choice([0.1, math.nan])}, "nan cannot be chosen"),
+    "too wide": ({"dropout": tune.uniform(-1e308, 1e308)}, "finite"),
+    "no whole number": ({"batch_size": tune.integer(1.0, 2)}, "no whole number"),
     "unknown field": ({"model.num_layers": tune.integer(1, 2)}, "no such field"),
     "wrong kind": ({"batch_size": tune.uniform(8, 16)}, "tune.integer"),
     "wrong word": ({"model.activation": tune.choice(["relu", "rely"])}, "rely"),

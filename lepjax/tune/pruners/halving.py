@@ -10,8 +10,11 @@ from lepjax.tune.pruners.pruner import Reports
 
 @dataclasses.dataclass(frozen=True)
 class Halving(Asha):
-    """The best 1 / `reduction` of each `cohort` (aligned ordinals: as many as train together) go on at each rung."""
+    """The best 1 / `reduction` of each `cohort` (aligned ordinals: as many as train together) go on at each rung: of 16
+    trials 4 after a sixteenth of the steps, and 1 after a quarter.
+    """
 
+    count: int = 2
     cohort: int = 16
 
     def ends(self, ordinal: int, step: int, total_steps: int, reports: Reports) -> bool:

@@ -12,7 +12,8 @@ from lepjax.tune.pruners.pruner import Pruner, Reports
 @dataclasses.dataclass(frozen=True)
 class Median(Pruner):
     """Judged after each of `count` - 1 equal parts of the run, once `startup` trials are complete, by the best report so
-    far: as Optuna's MedianPruner does.
+    far: as Optuna's MedianPruner does. A cohort is compared with those before it, so the first one is never cut: where all
+    trials train together, halving and asha save more.
     """
 
     count: int = 4
@@ -23,9 +24,9 @@ class Median(Pruner):
         return tuple(sorted(step for step in steps if step >= 1))
 
     def ends(self, ordinal: int, step: int, total_steps: int, reports: Reports) -> bool:
-        own = [value for at, value in reports[ordinal].items() if at <= step and math.isfinite(value)]
-        if not own:
+        if not math.isfinite(reports[ordinal][step]):
             return True
+        best = min(value for at, value in reports[ordinal].items() if at <= step and not math.isnan(value))
         complete = [report for report in reports.values() if total_steps in report]
         there = [report[step] for report in complete if not math.isnan(report.get(step, math.nan))]
-        return len(complete) >= self.startup and bool(there) and min(own) > statistics.median(there)
+        return len(complete) >= self.startup and bool(there) and best > statistics.median(there)

@@ -15,9 +15,15 @@ from lepjax.tune.space import Space, Values, at
 
 @dataclasses.dataclass(frozen=True)
 class Qmc(Sampler):
+    """Point `ordinal` of the sequence that the seed scrambles, whatever the others came to."""
+
     def suggest(self, space: Space, seen: Sequence[Seen], ordinal: int, seed: int) -> Values:
-        block = 1 << max(ordinal, 15).bit_length()
-        return at(space, sobol(len(space), seed, block)[ordinal])
+        return quasi_random(space, ordinal, seed)
+
+
+def quasi_random(space: Space, ordinal: int, seed: int) -> Values:
+    """Also where samplers begin that learn from what they have seen."""
+    return at(space, sobol(len(space), seed, 1 << max(ordinal, 15).bit_length())[ordinal])
 
 
 @functools.lru_cache(maxsize=8)

@@ -112,7 +112,7 @@ def _planned(ledger: Ledger, entrant: Entrant, plan: Plan) -> list[Reason]:
         chances = f"{plan.search:.0f} s are left, and the worse two thirds end after {early} of their steps"
         told = f"up to {plan.trials} trials of {plan.trial_epochs:.3g} epochs, in {plan.groups} shapes at most"
         return [*reasons, Reason("search", told, chances)]
-    because = f"{budget.FEW} trials that say anything do not fit beside {budget.ENOUGH:.0%} of the recipe's epochs"
+    because = f"{budget.FEW} trials of half its length do not fit beside {budget.ENOUGH:.0%} of the recipe's epochs"
     return [*reasons, Reason("search", "none", because)]
 
 
@@ -151,7 +151,8 @@ def _best(
     if result.best is None:
         ledger.enter(Reason("winner", "the recipe", "no trial came to its end"))
         return base, plan.epochs
-    taken, because = chosen(scores, result.best.ordinal, work.tune_records, entrant.recipe.metric.partition("_")[2])
+    tried, metric = sum(t.steps > 0 for t in result.trials), entrant.recipe.metric.partition("_")[2]
+    taken, because = chosen(scores, result.best.ordinal, tried, work.tune_records, metric)
     trial = result.best if taken else next(t for t in result.trials if t.ordinal == 0)
     name = "the recipe" if trial.ordinal == 0 else f"trial {trial.ordinal}"
     ledger.enter(Reason("winner", f"{name} ({told(trial.values)})", because))

@@ -21,19 +21,17 @@ ENOUGH = 0.5
 """Share of the recipe's epochs below which to train on is worth more than to search."""
 FEW, MANY = 6, 48
 """Trials: with fewer a search is no better than the recipe, more are not needed."""
-WANTED = 12
-"""Trials that are worth shortening them for."""
+SHORTEST = 0.5
+"""Share of the final training that a trial has at least: shorter ones prefer learning rates that are too large for it."""
 TRIALS_PER_SHAPE = 4
 """Trials for each shape that is searched: with fewer, no shape is known well."""
-LEAST_STEPS = 45
-"""Steps below which a trial says nothing about its learning rate."""
 COMPILE_SHARE = 0.25
 """Share of the search that may go into programs for other shapes."""
 REDUCTION, RUNG_STEPS = 3, 15
 """The worse two thirds of the trials end after a third of their steps, and before that after a ninth, where that is so many
 steps at least."""
-KEPT = 0.6
-"""Share of the steps of all trials that is then taken: of few trials the first ones meet nobody to lose against."""
+LATER = {1: 0.6, 2: 0.3}
+"""What a trial that is judged so often takes of its steps in the mean; the first one, which meets nobody, takes all."""
 UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 SLOW = 20.0
 """Seconds of the shortest budget."""
@@ -120,24 +118,36 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
         raise UserError(found, where="--budget", fix="Give more time, a smaller model, or less data.")
     final = final_seconds(cost, work, epochs)
     search = left - final
-    more = int(COMPILE_SHARE * search / (SAFETY * cost.compile))  # the recipe's own was made when it was measured
-    room = search - more * SAFETY * cost.compile
-    count = int(room / (KEPT * trial_seconds(cost, work, epochs)))
-    options = [(min(count, MANY), epochs)] if count >= FEW else []  # whole trials, else shorter ones, else fewer
-    for trials in (WANTED, FEW):
-        cut = min(epochs_of_trial(cost, work, room / (KEPT * trials)), epochs)
-        options += [(trials, cut)] if cut * work.search_steps_per_epoch >= LEAST_STEPS else []
-    if options and epochs >= ENOUGH * work.epochs:
-        trials, length = options[0]
-        return Plan(epochs, final, search, trials, length, min(1 + more, max(trials // TRIALS_PER_SHAPE, 1)))
+    program = SAFETY * cost.compile
+    groups = 1 + int(COMPILE_SHARE * search / program)  # the recipe's own program was made when it was measured
+    trials, _ = trials_within(cost, work, epochs, search - (groups - 1) * program)
+    groups = min(groups, max(trials // TRIALS_PER_SHAPE, 1))
+    trials, length = trials_within(cost, work, epochs, search - (groups - 1) * program)
+    if trials and epochs >= ENOUGH * work.epochs:
+        return Plan(epochs, final, search, trials, length, groups)
     epochs = min(work.epochs, epochs_within(cost, work, MOST_SHARE * left))  # what no search takes, training may
     final = final_seconds(cost, work, epochs)
     return Plan(epochs, final, left - final, 0, 0.0, 0)
 
 
+def trials_within(cost: Cost, work: Work, epochs: float, room: float) -> tuple[int, float]:
+    """(trials, their epochs) for `room` seconds, where the final training has `epochs`; (0, 0.0): too few fit."""
+    steps = epochs * work.search_steps_per_epoch
+    length = min(epochs_of_trial(cost, work, room / kept(FEW, steps)), epochs)
+    if length < SHORTEST * epochs:
+        return 0, 0.0
+    count = int(1 + (room / trial_seconds(cost, work, length) - 1) / LATER[rungs(steps)])
+    return min(max(count, FEW), MANY), length
+
+
 def rungs(steps: float) -> int:
     """How often a trial of so many steps is judged before its end."""
     return 2 if steps >= REDUCTION**2 * RUNG_STEPS else 1
+
+
+def kept(trials: int, steps: float) -> float:
+    """How many whole trials cost what so many trials do, each of so many steps if it is never ended early."""
+    return 1.0 + (trials - 1) * LATER[rungs(steps)]
 
 
 def epochs_of_trial(cost: Cost, work: Work, available: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -130,21 +131,23 @@ def search(found: Inspection, base: Recipe, plan: Plan) -> Searched:
     return Searched(space, tuple(first.items()), tuple(reasons))
 
 
-def chosen(scores: Mapping[int, float], best: int, records: int, metric: str) -> tuple[bool, str]:
+def chosen(scores: Mapping[int, float], best: int, tried: int, records: int, metric: str) -> tuple[bool, str]:
     """Whether trial `best` is taken rather than trial 0, the recipe; and why. {ordinal: score} of complete trials.
 
-    A lead within one standard error of the score on so many records is luck as likely as not. Matthews' coefficient of
-    two balanced classes is 2 * accuracy - 1, and so has twice the error.
+    The best of `tried` trials that are all equally good leads by some standard errors all the same (by Blom, 1958, the
+    expected largest of n normal numbers is the quantile at (n - 0.375) / (n + 0.25)). A smaller lead is luck. Matthews'
+    coefficient of two balanced classes is 2 * accuracy - 1, and so has twice the error.
     """
     if best == 0 or 0 not in scores:
         return True, "no trial scores better" if best == 0 else "the recipe itself came to no end"
     right = scores[0] if metric == "accuracy" else (1.0 + scores[0]) / 2
     error = math.sqrt(right * (1.0 - right) / records) * (1 if metric == "accuracy" else 2)
+    luck = error * NormalDist().inv_cdf((tried - 0.375) / (tried + 0.25))
     lead = scores[best] - scores[0]
-    told = f"{scores[best]:.4f} against {scores[0]:.4f} of the recipe on {records:,} records"
-    if lead > error:
-        return True, f"{told}: a lead above the standard error of {error:.4f}"
-    return False, f"{told}: the lead of trial {best} is within the standard error of {error:.4f}"
+    told = f"{scores[best]:.4f} (trial {best}) against {scores[0]:.4f} of the recipe on {records:,} records"
+    if lead > luck:
+        return True, f"{told}: a lead above the {luck:.4f} that the best of {tried} equal trials has by luck"
+    return False, f"{told}: a lead within the {luck:.4f} that the best of {tried} equal trials has by luck"
 
 
 def winner(experiment: Experiment, epochs: float) -> Experiment:

@@ -65,6 +65,7 @@ def test_the_search_begins_at_the_recipe_and_never_sees_what_is_held_out(out):
     )
 
 
+@pytest.mark.full
 def test_without_a_model_that_fits_one_is_made(data, tmp_path, monkeypatch):
     monkeypatch.setattr(module.budget, "plan", lambda left, cost, work: Plan(1.0, 9.0, 9.0, 0, 0.0, 1))
     tuned = autotune(str(data), seconds=600.0, out=str(tmp_path / "out"))

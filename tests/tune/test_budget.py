@@ -16,7 +16,9 @@ WORK = Work(steps_per_epoch=100, search_steps_per_epoch=80, tune_records=500, he
 
 def taken(plan, cost=COST, work=WORK):
     """Seconds that the plan's parts take by themselves."""
-    trials = budget.KEPT * plan.trials * budget.trial_seconds(cost, work, plan.trial_epochs) if plan.trials else 0.0
+    steps = plan.epochs * work.search_steps_per_epoch
+    each = budget.trial_seconds(cost, work, plan.trial_epochs)
+    trials = budget.kept(plan.trials, steps) * each if plan.trials else 0.0
     programs = max(plan.groups - 1, 0) * budget.SAFETY * cost.compile
     return trials + programs + budget.final_seconds(cost, work, plan.epochs)
 
@@ -34,13 +36,18 @@ def test_times_that_are_none(text):
 
 def test_enough_time_gives_all_epochs_and_whole_trials():
     plan = budget.plan(3000.0, COST, WORK)
-    assert plan.epochs == plan.trial_epochs == 3.0 and plan.trials >= budget.WANTED and plan.groups > 1
+    assert plan.epochs == plan.trial_epochs == 3.0 and plan.trials > budget.FEW and plan.groups > 1
 
 
-def test_less_time_shortens_trials_before_it_leaves_them_out():
-    short = budget.plan(600.0, COST, WORK)
-    assert short.epochs == 3.0 and short.trials == budget.WANTED and short.trial_epochs < 3.0
-    assert short.trial_epochs * WORK.search_steps_per_epoch >= budget.LEAST_STEPS
+def test_less_time_gives_fewer_trials_before_shorter_ones():
+    short = budget.plan(450.0, COST, WORK)
+    assert short.epochs == 3.0 and short.trials == budget.FEW and 1.5 <= short.trial_epochs < 3.0
+    assert budget.plan(350.0, COST, WORK).trials == 0
+
+
+@pytest.mark.parametrize(("steps", "often"), [(20, 1), (134, 1), (135, 2)])
+def test_only_long_trials_are_judged_twice(steps, often):
+    assert budget.rungs(steps) == often and budget.kept(1, steps) == 1.0 < budget.kept(2, steps)
 
 
 def test_a_recipe_that_is_cut_short_is_trained_and_not_searched():

@@ -111,15 +111,31 @@ def test_more_trials_search_more(balanced):
 
 
 @pytest.mark.parametrize(
-    ("scores", "best", "taken"),
-    [({0: 0.85, 3: 0.855}, 3, False), ({0: 0.85, 3: 0.90}, 3, True), ({0: 0.85}, 0, True), ({4: 0.7}, 4, True)],
+    ("scores", "best", "tried", "taken"),
+    [
+        ({0: 0.85, 3: 0.87}, 3, 6, True),  # of six equal trials the best leads by 0.016
+        ({0: 0.85, 3: 0.87}, 3, 40, False),  # of forty by 0.028
+        ({0: 0.85, 3: 0.90}, 3, 40, True),
+        ({0: 0.85}, 0, 40, True),
+        ({4: 0.7}, 4, 40, True),
+    ],
 )
-def test_a_lead_within_the_error_is_not_taken(scores, best, taken):
-    assert chosen(scores, best, 800, "accuracy")[0] is taken
+def test_a_lead_that_luck_has_too_is_not_taken(scores, best, tried, taken):
+    assert chosen(scores, best, tried, 800, "accuracy")[0] is taken
 
 
-def test_sabotage_without_the_error_luck_would_be_taken():
-    assert chosen({0: 0.85, 3: 0.855}, 3, 10**6, "accuracy")[0]
+def test_the_luck_of_the_best_is_what_simulated_trials_have():
+    noise = np.random.default_rng(0).binomial(800, 0.85, (4000, 12)) / 800
+    expected = float(np.mean(noise.max(axis=1) - 0.85))
+    leads = [
+        lead for lead in np.arange(0.001, 0.05, 0.0005) if chosen({0: 0.85, 1: 0.85 + lead}, 1, 12, 800, "accuracy")[0]
+    ]
+    assert leads[0] == pytest.approx(expected, abs=0.001)
+
+
+def test_sabotage_without_records_to_trust_it_is_not_luck():
+    assert chosen({0: 0.85, 3: 0.855}, 3, 12, 10**6, "accuracy")[0]
+    assert not chosen({0: 0.85, 3: 0.855}, 3, 12, 800, "accuracy")[0]
 
 
 def test_every_reason_says_why(unbalanced):

@@ -11,10 +11,10 @@ usage: lepjax tune EXPERIMENT --space NAME=RANGE [--space ...] [--trials N] [--s
   --trials N           default 64
   --sampler S          {samplers}; default tpe
   --pruner P           {pruners}; default none
-  --together K         jobs that train side by side in one program; 1: one after another, each on the experiment's mesh;
+  --together K         trials that train side by side in one program; 1: one after another, each on the experiment's mesh;
                        default auto
-  --seeds N            jobs per trial, whose mean counts; default 1
-  --order seed|shared  each job reads the data in the order of its seed, as a run does, or all in the same; default seed
+  --seeds N            runs per trial, which train side by side and whose mean counts; default 1
+  --order seed|shared  each run reads the data in the order of its seed, as a run does, or all in the same; default seed
   --metric M           default: the experiment's `best`, or the loss of its first evaluation split
   --rescore N          fresh seeds on which the winner is scored again; default 0
   --sampler-seed N     default 0

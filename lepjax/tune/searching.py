@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import math
 import pathlib
 import time
@@ -13,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 from rich.console import Console
 
-from lepjax import experiment as experiments
+from lepjax.core import fields
 from lepjax.core.errors import UserError
 from lepjax.experiment import Experiment
 from lepjax.run.backend import use_compile_cache
@@ -64,8 +66,8 @@ def sweep(
 
     sampler   where the next trial is: a file of `tune.samplers`
     pruner    which trials end early: a file of `tune.pruners`
-    together  jobs that train side by side in one program; 1: one after another, each on the experiment's mesh
-    seeds     jobs per trial, whose mean counts
+    together  trials that train side by side in one program; 1: one after another, each on the experiment's mesh
+    seeds     runs per trial, whose mean counts; those of one trial always train side by side
     order     "seed": each job reads the data in the order of its seed, as a run of its own does; "shared": all in that of
               the experiment's
     metric    `<split>_<metric>`; empty: the experiment's `best`, or the loss of its first evaluation split
@@ -91,7 +93,8 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{folder / 'study.db'}"
     facts = {
-        "experiment": experiments.identity(experiment),
+        "experiment": fingerprint(experiment),
+        "order": order,
         "metric": goal.name,
         "seeds": seeds,
         "sampler_seed": sampler_seed,
@@ -99,6 +102,8 @@ def sweep(
     shared = order == "shared" or (seeds == 1 and all(field.path != "seed" for field in found.values()))
     chosen = list(jax.devices() if devices is None else devices)
     width = _width(together, trials, seeds, chosen)
+    cohort = max(width // seeds, 1)
+    rule = rule.among(cohort)
     groups = Groups(goal, width, experiment.seed if order == "shared" else None, chosen, {experiment.data: splits})
     with contextlib.closing(Study.open(url, study or name, space, trials, goal.mode, facts)) as record:
         with Live(console, goal.name, goal.mode) as live:
@@ -121,8 +126,8 @@ def sweep(
                 lambda: tell(live.reported),
             )
             tell(live.started)
-            while time.perf_counter() - begun < seconds and (cohort := record.claim(max(width // seeds, 1))):
-                worker.do(cohort)
+            while time.perf_counter() - begun < seconds and (claimed := record.claim(cohort)):
+                worker.do(claimed)
                 tell(live.ended)
         done = record.trials()
     again = None
@@ -237,6 +242,12 @@ class Worker:
             ended = train(entries, functools.partial(self.groups.program, key, False), self.objective)
             scores += [end.score for end in ended]
         return Rescored(tuple(scores))
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """Hash of all that decides a score. An identity is not enough: it knows nothing of hyperparameters and length."""
+    decisive = [(path, repr(value)) for path, kind, value in fields.walk(experiment) if kind != fields.RUNTIME]
+    return hashlib.sha256(json.dumps(sorted(decisive)).encode()).hexdigest()[:10]
 
 
 def _check_counts(trials: int, together: int | str, seeds: int, order: str, rescore: int) -> None:

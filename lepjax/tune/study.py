@@ -142,7 +142,7 @@ class Study:
     def seen(self, before: int) -> list[Seen]:
         """What a sampler may know when it places trial `before`: lower ordinals that have values."""
         earlier = [trial for trial in self.trials() if trial.ordinal < before and trial.values]
-        return [Seen(t.ordinal, t.values, self._cost(t), t.steps) for t in earlier]
+        return [Seen(t.ordinal, t.values, self._cost(t), t.state == PRUNED, t.steps) for t in earlier]
 
     def reports(self) -> Reports:
         """For pruners: all scores so far, the lower the better."""

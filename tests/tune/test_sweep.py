@@ -13,6 +13,7 @@ import pytest
 
 from lepjax import tune
 from lepjax.core.errors import UserError
+from lepjax.data.digits import Digits
 from lepjax.run import files
 from lepjax.tune.trial import COMPLETE, FAILED
 from tests.tune.digits import experiment
@@ -104,6 +105,13 @@ def test_sabotage_a_sampler_that_keeps_its_stream_in_memory_is_noticed(whole, tm
     count = iter(range(1000))
     second = tune.sweep(experiment(), SPACE, **SETTINGS, run_dir=str(tmp_path))
     assert table(second) != table(whole)
+
+
+@pytest.mark.parametrize("changed", [experiment(50), experiment(data=Digits(batch_size=16))])
+def test_a_study_of_another_length_or_batch_is_refused(whole, changed):
+    """Its results would be told as if they were this one's."""
+    with pytest.raises(UserError, match="another experiment"):
+        tune.sweep(changed, SPACE, **SETTINGS, run_dir=str(whole.directory))
 
 
 def test_several_seeds_are_averaged(tmp_path):

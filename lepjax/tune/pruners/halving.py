@@ -10,12 +10,15 @@ from lepjax.tune.pruners.pruner import Reports
 
 @dataclasses.dataclass(frozen=True)
 class Halving(Asha):
-    """The best 1 / `reduction` of each `cohort` (aligned ordinals: as many as train together) go on at each rung: of 16
-    trials 4 after a sixteenth of the steps, and 1 after a quarter.
+    """The best 1 / `reduction` of each `cohort` go on at each rung: of 16 trials 4 after a sixteenth of the steps, and 1 after
+    a quarter. A sweep sets `cohort`, aligned ordinals, to the trials that train together.
     """
 
     count: int = 2
     cohort: int = 16
+
+    def among(self, together: int) -> Halving:
+        return dataclasses.replace(self, cohort=together)
 
     def ends(self, ordinal: int, step: int, total_steps: int, reports: Reports) -> bool:
         near = [r[step] for o, r in reports.items() if o // self.cohort == ordinal // self.cohort and step in r]

@@ -13,6 +13,10 @@ Reports = Mapping[int, Mapping[int, float]]
 class Pruner:
     """To add a pruner, write a file of this folder with a dataclass that derives from this one."""
 
+    def among(self, together: int) -> Pruner:
+        """This pruner, where `together` trials train side by side."""
+        return self
+
     def rungs(self, ordinal: int, total_steps: int) -> tuple[int, ...]:
         """The steps (ascending, each below `total_steps`) after which trial `ordinal` reports and may end."""
         raise TypeError(f"{type(self).__name__} must define rungs")

@@ -17,6 +17,8 @@ class Seen:
     values: Values
     score: float | None
     """The lower the better, also of trials that were pruned (their last); None: still running; inf: failed."""
+    pruned: bool = False
+    """The score is that of fewer steps than others had."""
     steps: int = 0
     """Optimizer steps behind the score: a pruned trial has fewer than others."""
 

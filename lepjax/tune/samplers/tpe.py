@@ -40,5 +40,8 @@ class Tpe(Sampler):
 
 def _frozen(seen: Seen, ranges: dict[str, Any]) -> Any:
     states = optuna().trial.TrialState
+    given: dict[str, Any] = {"params": seen.values, "distributions": ranges}
+    if seen.pruned:  # Optuna ranks it behind complete trials, by how far it came
+        return optuna().trial.create_trial(state=states.PRUNED, intermediate_values={seen.steps: seen.score}, **given)
     state = states.RUNNING if seen.score is None else states.COMPLETE  # an infinite score ranks last
-    return optuna().trial.create_trial(state=state, value=seen.score, params=seen.values, distributions=ranges)
+    return optuna().trial.create_trial(state=state, value=seen.score, **given)

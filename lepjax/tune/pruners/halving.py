@@ -10,8 +10,8 @@ from lepjax.tune.pruners.pruner import Reports
 
 @dataclasses.dataclass(frozen=True)
 class Halving(Asha):
-    """The best 1 / `reduction` of each `cohort` go on at each rung: of 16 trials 4 after a sixteenth of the steps, and 1 after
-    a quarter. A sweep sets `cohort`, aligned ordinals, to the trials that train together.
+    """The best 1 / `reduction` of each `cohort` go on at each rung: of 16 trials 4 after a sixteenth of the steps, 1 after a
+    quarter. A sweep sets `cohort`, aligned ordinals, to the trials that train together.
     """
 
     count: int = 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ from lepjax.tune.objective import objective
 from lepjax.tune.programs import Fleet, Stacked
 from lepjax.tune.samplers.random import Random
 from lepjax.tune.space import LogUniform, Space
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +87,16 @@ def evolve(fleet: Fleet, costs: jax.Array, key: jax.Array, rule: Exploration) ->
 class Evolution:
     """What a population did. Round r trains with `values[:, r]` and ends with `scores[r]`.
 
-    names   the hyperparameters
-    ends    int[rounds], the step after each round
-    values  {name: float32[rounds, members]}
-    scores  float[rounds, members], the metric's own values
-    source  int[rounds, members]: whose state each member began the round with (a member of the round before)
+    names        the hyperparameters
+    logarithmic  those whose range is searched in its logarithm
+    ends         int[rounds], the step after each round
+    values       {name: float32[rounds, members]}
+    scores       float[rounds, members], the metric's own values
+    source       int[rounds, members]: whose state each member began the round with (a member of the round before)
     """
 
     names: tuple[str, ...]
+    logarithmic: tuple[str, ...]
     metric: str
     mode: str
     ends: tuple[int, ...]
@@ -120,6 +126,12 @@ class Evolution:
             {"until": end, **{name: float(self.values[name][r, m]) for name in self.names}}
             for r, (end, m) in enumerate(zip(self.ends, line, strict=True))
         ]
+
+    def plot_lineage(self) -> Figure:
+        """Who went on from whom, with what, and how well."""
+        from lepjax.tune.lineage import lineage  # matplotlib takes long to load
+
+        return lineage(self)
 
 
 def pbt(
@@ -177,6 +189,7 @@ def pbt(
             sources.append(np.asarray(source))
     return Evolution(
         names=rule.names,
+        logarithmic=tuple(name for name, log in zip(rule.names, rule.log, strict=True) if log),
         metric=goal.name,
         mode=goal.mode,
         ends=ends,

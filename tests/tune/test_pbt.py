@@ -11,6 +11,7 @@ from lepjax import tune
 from lepjax.core.errors import UserError
 from lepjax.run.compiles import Compiles
 from lepjax.tune import population as module
+from lepjax.tune.plots import ORANGE
 from lepjax.tune.population import Exploration, evolve
 from lepjax.tune.programs import Fleet
 from tests.tune.digits import experiment
@@ -68,6 +69,19 @@ def test_a_population_compiles_once_and_tells_its_lines():
     assert [part["until"] for part in schedule] == [10, 20, 30, 40]
     assert found.scores[-1].max() == found.scores[-1][found.best]
     assert found.scores[-1].mean() > found.scores[0].mean()
+    lines_are_drawn(found)
+
+
+def lines_are_drawn(found):
+    """The best member's schedule, as it was, is in the figure."""
+    scores, rate, dropout = found.plot_lineage().axes
+    assert (rate.get_yscale(), dropout.get_yscale()) == ("log", "linear")
+    for axes, name in ((rate, "learning_rate"), (dropout, "dropout")):
+        best = [line for line in axes.get_lines() if line.get_color() == ORANGE]
+        level = [line.get_ydata()[0] for line in best if line.get_xdata()[0] != line.get_xdata()[1]]
+        assert level == [part[name] for part in found.schedule]
+    ends = {line.get_ydata()[-1] for line in scores.get_lines() if len(line.get_xdata())}
+    assert set(found.scores[-1]) <= ends
 
 
 def test_sabotage_copies_without_their_parents_state_are_noticed(monkeypatch):

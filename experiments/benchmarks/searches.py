@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import pathlib
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +31,9 @@ from lepjax.models.bert_family import BertArchitecture
 from lepjax.models.bert_heads import SequenceClassification
 from lepjax.run.memory import keep_freed_memory
 from lepjax.tasks.classification import Classification
+from lepjax.tune.pruners.asha import Asha
 from lepjax.tune.result import Result
-from lepjax.tune.trial import COMPLETE, PRUNED
+from lepjax.tune.trial import COMPLETE
 
 TRIALS, TOGETHER = 48, 8
 SPACE = {
@@ -69,7 +72,7 @@ def sst2(data: str) -> Experiment:
     )
 
 
-def swept(experiment: Experiment, seed: int, sampler: str, trials: int = TRIALS, pruner: str = "none") -> Result:
+def swept(experiment: Experiment, seed: int, sampler: str, trials: int = TRIALS, pruner: Any = "none") -> Result:
     with tempfile.TemporaryDirectory() as folder:
         return tune.sweep(
             experiment,
@@ -99,7 +102,7 @@ def steps_to(result: Result, goal: float) -> float:
     for start in range(0, len(result.trials), TOGETHER):
         cohort = result.trials[start : start + TOGETHER]
         total += sum(trial.steps for trial in cohort)
-        if any(t.state in (COMPLETE, PRUNED) and t.score is not None and t.score <= goal for t in cohort):
+        if any(t.state == COMPLETE and t.score is not None and t.score <= goal for t in cohort):
             return total
     return float("inf")
 
@@ -118,11 +121,14 @@ def main() -> None:
     for sampler in ("tpe", "gp", "genetic"):
         print(told(sampler, [best_of(swept(experiment, seed, sampler)) for seed in seeds]), flush=True)
     full = TRIALS * experiment.length.in_steps(1, 1)
-    for sampler in ("random", "tpe"):
-        pruned = [swept(experiment, seed, sampler, 4 * TRIALS, "asha") for seed in seeds]
+    for sampler, rungs in itertools.product(("random", "tpe"), (3, 2)):
+        pruned = [swept(experiment, seed, sampler, 4 * TRIALS, Asha(count=rungs)) for seed in seeds]
         steps = [steps_to(result, best_of(other)) for result, other in zip(pruned, random, strict=True)]
         ratios = ", ".join(f"{full / x:.1f}" for x in steps)
-        print(f"asha with {sampler}: {full:,} trial-steps of random took {steps}: {ratios} times fewer", flush=True)
+        print(
+            f"asha of {rungs} rungs with {sampler}: {full:,} trial-steps of random took {steps}: {ratios} times fewer",
+            flush=True,
+        )
     fixed = dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, schedule=Constant()))
     rates = {"learning_rate": SPACE["learning_rate"]}
     evolved, constant = [], []

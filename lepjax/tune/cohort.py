@@ -18,7 +18,10 @@ Judge = Callable[[int, Mapping[int, float]], set[int]]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A trial in a cohort: a job for each of its seeds, and the steps at which it reports before its end."""
+    """A trial in a cohort: a job for each of its seeds, and the steps at which it reports before its end.
+
+    Where the number of steps depends on the seed (packed rows), all end with the first.
+    """
 
     jobs: tuple[Job, ...]
     rungs: tuple[int, ...]
@@ -49,7 +52,6 @@ def train(
     judge: Judge = lambda step, scores: set(),
     max_skipped: int = 20,
     watch: Callable[[int, jax.Array], Any] | None = None,
-    shrink: bool = True,
 ) -> list[Ended]:
     """Trains all entries from their first step to their ends, or to where `judge` ends them.
 
@@ -94,7 +96,7 @@ def train(
         if not alive:
             break
         kept = [slot for slot, (owner, _) in enumerate(places) if owner in alive]
-        smaller = program_of(len(kept)) if shrink else program
+        smaller = program_of(len(kept))
         if smaller.size < program.size and isinstance(program, Stacked) and isinstance(smaller, Stacked):
             states = program.picked(states, kept, smaller)
             places = [places[slot] for slot in kept]

@@ -29,7 +29,7 @@ class Groups:
 
     objective: Objective
     together: int
-    """Jobs side by side; 1 trains them one after another, each on the experiment's mesh."""
+    """Jobs side by side, at most; 1 trains them one after another, each on the experiment's mesh."""
     order_seed: int | None
     """Whose order all trials read the data in; None: each that of its own seed."""
     devices: Sequence[jax.Device]
@@ -39,6 +39,7 @@ class Groups:
     """Training steps that were compiled."""
 
     def __post_init__(self) -> None:
+        self.alone = self.together == 1
         self._built: dict[str, Built] = {}
         self._programs: dict[tuple[str, bool, int], Program] = {}
         self._jobs: dict[str, Job] = {}
@@ -62,7 +63,7 @@ class Groups:
 
     def _build(self, experiment: Experiment, key: str) -> Built:
         splits = self.splits(experiment)
-        if self.together == 1:
+        if self.alone:
             built = experiments.build(experiment, list(self.devices), splits=splits)
         else:
             alone = dataclasses.replace(experiment, mesh="auto", offload_optimizer=False)
@@ -84,13 +85,13 @@ class Groups:
             order = experiments.planned(ordered, built.splits)
             part = built.placement.part(experiment.data.batch_size)
             batches = Batches(order.source, order.plan, order.total_steps, part)
-            self._jobs[key] = Job(experiment, order.total_steps, batches, order.plan.fingerprint)
+            every = experiment.evaluate_every.in_steps(order.plan.steps_per_epoch, order.plan.records)
+            self._jobs[key] = Job(experiment, order.total_steps, batches, order.plan.fingerprint, every)
         return dataclasses.replace(self._jobs[key], experiment=experiment)
 
-    def every(self, experiment: Experiment) -> int:
-        """Steps between the evaluations that the experiment asks for; 0: at the end only."""
-        plan = self._built[self.key(experiment)].plan
-        return experiment.evaluate_every.in_steps(plan.steps_per_epoch, plan.records)
+    def miscible(self, key: str) -> bool:
+        """Whether jobs that read the data in different orders can train side by side."""
+        return not self.alone and len(self._built[key].plan.shapes()) == 1
 
     def program(self, key: str, shared: bool, count: int) -> Program:
         """One for at least `count` jobs, which read the data in the same order (`shared`) or each in its own.
@@ -105,9 +106,9 @@ class Groups:
         return self._programs[key, shared, size]
 
     def _made(self, built: Built, shared: bool, size: int) -> Program:
-        if self.together == 1:
+        if self.alone:
             return Alone(built, self.objective)
-        if not shared and len(built.plan.shapes()) > 1:
+        if not (shared or len(built.plan.shapes()) == 1):
             fix = "Use order shared, together 1, or batches of one shape (no buckets)."
             raise UserError("jobs with different seeds read batches of different shapes", where="order", fix=fix)
         program = Stacked(built, size, self.objective, shared, self.devices)
@@ -120,7 +121,12 @@ class Groups:
 
     @property
     def least(self) -> int:
-        return 1 if self.together == 1 else len(self.devices)
+        return 1 if self.alone else len(self.devices)
+
+    @property
+    def most(self) -> int:
+        """Jobs that fit side by side, as far as is known."""
+        return self._whole(self.together)
 
     def size(self, count: int) -> int:
         """The smallest of together, together / 4, together / 16, ... that holds `count`: few programs, little idle room."""
@@ -133,10 +139,12 @@ class Groups:
         """Up to a multiple of the devices."""
         return -(-max(size, 1) // self.least) * self.least
 
-    def halve(self) -> None:
-        """After the devices ran out of memory: half as many side by side."""
-        self.together = max(self.together // 2, 2)
-        self._programs = {key: p for key, p in self._programs.items() if p.size <= self._whole(self.together)}
+    def halve(self) -> bool:
+        """After the devices ran out of memory: half as many side by side; whether that is fewer."""
+        before = self.most
+        self.together = max(self.together // 2, 1)
+        self._programs = {key: p for key, p in self._programs.items() if p.size <= self.most}
+        return self.most < before
 
 
 class OutOfMemory(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lepjax.tune.population import Evolution
 
 ENDED, LIVED, BEST = "replaced later", "has descendants at the end", "best member's line"
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     ENDED: {"color": GREY, "linewidth": 0.8, "alpha": 0.6},
     LIVED: {"color": BLUE, "linewidth": 1.2, "alpha": 0.8},
     BEST: {"color": ORANGE, "linewidth": 2.4},

@@ -8,6 +8,7 @@ from lepjax.core.errors import UserError
 from lepjax.experiment import Experiment
 from lepjax.run.evaluation import check_mode, check_monitor
 
+LOWER = ("loss", "error", "perplexity", "mae", "mse", "rmse", "bits_per_byte")
 HIGHER = ("accuracy", "f1", "precision", "recall", "matthews", "auc", "exact_match", "pearson", "spearman")
 
 
@@ -48,6 +49,7 @@ def objective(experiment: Experiment, splits: tuple[str, ...], metric: str = "",
 
 
 def _mode(name: str) -> str:
-    if any(name.endswith(ending) for ending in HIGHER):
-        return "max"
-    return "min"
+    for mode, endings in (("max", HIGHER), ("min", LOWER)):
+        if name.endswith(endings):
+            return mode
+    raise UserError(f"whether {name} should be high or low is not known", where="metric", fix="Pass mode min or max.")

@@ -25,7 +25,7 @@ from lepjax.tune.groups import Groups
 from lepjax.tune.objective import objective
 from lepjax.tune.programs import Fleet, Stacked
 from lepjax.tune.samplers.random import Random
-from lepjax.tune.space import LogUniform, Space
+from lepjax.tune.space import Choice, LogUniform, Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +53,6 @@ def evolve(fleet: Fleet, costs: jax.Array, key: jax.Array, rule: Exploration) ->
 
     costs  float32[members], the lower the better; what is not finite is worst
     key    key[]
-
-    A copy keeps its own key, so that its dropout differs from that of the original.
     """
     members = costs.shape[0]
     replaced = max(int(members * rule.share), 1)
@@ -210,8 +208,8 @@ def exploration(experiment: Experiment, space: Space, found: dict[str, Field], t
         if field.kind != fields.HPARAM or leaf not in both[0]:
             fix = "Search hyperparameters (learning_rate, weight_decay, dropout), whose change needs no other program."
             raise UserError(f"{field.path} cannot change while a member trains", where=f"space {name}", fix=fix)
-        if dimension.options is not None and not isinstance(dimension.options[0], (int, float)):
-            raise UserError("is no range of numbers", where=f"space {name}")
+        if isinstance(dimension, Choice):
+            raise UserError("is no range of numbers", where=f"space {name}", fix="Use uniform, loguniform or integer.")
         names.append(leaf)
         ends.append([one[leaf] for one in both])
         log.append(isinstance(dimension, LogUniform))

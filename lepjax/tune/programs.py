@@ -36,6 +36,8 @@ class Job:
     """Those of its seed, from step 0."""
     order: str
     """The fingerprint of their plan."""
+    every: int = 0
+    """Steps between the evaluations that the experiment asks for; 0: at the end only."""
 
     @property
     def hparams(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ from lepjax.tune.named import named
 from lepjax.tune.objective import Objective, objective
 from lepjax.tune.pruners.pruner import Pruner
 from lepjax.tune.result import Rescored, Result
-from lepjax.tune.samplers.sampler import Sampler
+from lepjax.tune.samplers.sampler import Sampler, Seen
 from lepjax.tune.space import Space
 from lepjax.tune.study import Study
 from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial, winner
@@ -84,7 +84,9 @@ def sweep(
     search = named(samplers, Sampler, sampler)
     search.check(space)
     rule = named(pruners, Pruner, pruner)
-    _check_counts(trials, together, seeds, order, rescore)
+    _check_counts(trials, together, seeds, order, rescore, sampler_seed)
+    if not seconds > 0:
+        raise UserError(f"{seconds}", where="seconds", fix="Use more than 0.")
     known = search.trials(space)
     trials = trials if known is None else min(trials, known)
     splits = experiment.data.load()
@@ -97,7 +99,9 @@ def sweep(
         "order": order,
         "metric": goal.name,
         "seeds": seeds,
+        "sampler": repr(search),
         "sampler_seed": sampler_seed,
+        "pruner": repr(rule),
     }
     shared = order == "shared" or (seeds == 1 and all(field.path != "seed" for field in found.values()))
     chosen = list(jax.devices() if devices is None else devices)
@@ -105,6 +109,7 @@ def sweep(
     cohort = max(width // seeds, 1)
     rule = rule.among(cohort)
     groups = Groups(goal, width, experiment.seed if order == "shared" else None, chosen, {experiment.data: splits})
+    groups.key(experiment)  # an experiment that cannot be built is refused here, once, and not trial by trial
     with contextlib.closing(Study.open(url, study or name, space, trials, goal.mode, facts)) as record:
         with Live(console, goal.name, goal.mode) as live:
 
@@ -130,10 +135,7 @@ def sweep(
                 worker.do(claimed)
                 tell(live.ended)
         done = record.trials()
-    again = None
     best = winner(done, goal.mode)
-    if rescore and best is not None:
-        again = worker.rescored(best, rescore)
     command = "" if best is None else f"lepjax train {target} {overrides(best.values, found)}"
     result = Result(
         trials=tuple(done),
@@ -144,12 +146,15 @@ def sweep(
         groups=groups.count,
         seconds=time.perf_counter() - begun,
         command=command,
-        rescored=again,
+        rescored=None,
         study_url=url,
         study_name=study or name,
         directory=folder,
     )
     report.write(result)
+    if rescore and best is not None:
+        result = dataclasses.replace(result, rescored=worker.rescored(best, rescore))
+        report.write(result)
     return result
 
 
@@ -174,9 +179,8 @@ class Worker:
 
     def do(self, cohort: Sequence[Trial]) -> None:
         """Asks for the values that are not there yet, and trains the trials, those of one shape together."""
-        asked = [trial if trial.values else self._ask(trial) for trial in cohort]
         by_shape: dict[str, list[tuple[Trial, Experiment]]] = {}
-        for trial in asked:
+        for trial in self._asked(cohort):
             try:
                 experiment = assigned(self.experiment, trial.values, self.found)
                 by_shape.setdefault(self.groups.key(experiment), []).append((trial, experiment))
@@ -185,30 +189,44 @@ class Worker:
         for key, some in by_shape.items():
             self._train(key, some)
 
-    def _ask(self, trial: Trial) -> Trial:
-        values = self.sampler.suggest(self.space, self.study.seen(trial.ordinal), trial.ordinal, self.sampler_seed)
-        return self.study.assign(trial, values)
+    def _asked(self, cohort: Sequence[Trial]) -> list[Trial]:
+        """The trials, ascending, with their values. Each is placed with those below it in sight."""
+        seen = self.study.seen()
+        asked = []
+        for trial in cohort:
+            if not trial.values:
+                below = [one for one in seen if one.ordinal < trial.ordinal]
+                values = self.sampler.suggest(self.space, below, trial.ordinal, self.sampler_seed)
+                trial = self.study.assign(trial, values)
+                seen = sorted([*seen, Seen(trial.ordinal, values, None)], key=lambda one: one.ordinal)
+            asked.append(trial)
+        return asked
 
     def _train(self, key: str, some: Sequence[tuple[Trial, Experiment]]) -> None:
-        begun = time.perf_counter()
-        try:
-            ended = self._ended(key, some)
-        except (OutOfMemory, jax.errors.JaxRuntimeError) as error:
-            if not (isinstance(error, OutOfMemory) or "RESOURCE_EXHAUSTED" in str(error)) or len(some) == 1:
-                raise
-            self.groups.halve()
-            half = len(some) // 2
-            self._train(key, some[:half])
-            self._train(key, some[half:])
-            return
-        share = (time.perf_counter() - begun) / len(some)
-        for (trial, _), end in zip(some, ended, strict=True):
-            state = FAILED if end.note else PRUNED if end.pruned else COMPLETE
-            score = None if end.note else end.score
-            self.study.finish(trial, state, score, end.by_seed, end.steps, share, end.note)
+        """As many side by side as fit. What does not fit by itself fails, and the sweep goes on."""
+        while some:
+            now = some[: max(self.groups.most // self.seeds, 1)]
+            begun = time.perf_counter()
+            try:
+                ended = self._ended(key, now)
+            except (OutOfMemory, jax.errors.JaxRuntimeError) as error:
+                if not (isinstance(error, OutOfMemory) or "RESOURCE_EXHAUSTED" in str(error)):
+                    raise
+                if len(now) > 1 and self.groups.halve():
+                    continue
+                ended = [Ended((), 0, pruned=False, note=f"out of memory: {str(error).splitlines()[0]}")] * len(now)
+            share = (time.perf_counter() - begun) / len(now)
+            for (trial, _), end in zip(now, ended, strict=True):
+                state = FAILED if end.note else PRUNED if end.pruned else COMPLETE
+                score = None if end.note else end.score
+                self.study.finish(trial, state, score, end.by_seed, end.steps, share, end.note)
+            some = some[len(now) :]
 
     def _ended(self, key: str, some: Sequence[tuple[Trial, Experiment]]) -> list[Ended]:
-        entries = [self.entry(trial.ordinal, experiment) for trial, experiment in some]
+        entries = [
+            self.entry(experiment, self.pruner.rungs(trial.ordinal, self.groups.job(experiment).total_steps))
+            for trial, experiment in some
+        ]
 
         def judge(step: int, scores: Mapping[int, float]) -> set[int]:
             for place, score in scores.items():
@@ -223,24 +241,26 @@ class Worker:
         program = functools.partial(self.groups.program, key, self.shared)
         return train(entries, program, self.objective, judge, self.experiment.max_skipped)
 
-    def entry(self, ordinal: int, experiment: Experiment) -> Entry:
-        seeds = [dataclasses.replace(experiment, seed=experiment.seed + i) for i in range(self.seeds)]
-        jobs = tuple(self.groups.job(one) for one in seeds)
-        total = jobs[0].total_steps
-        every = self.groups.every(experiment) if self.objective.best else 0
-        reports = {*self.pruner.rungs(ordinal, total), *(range(every, total, every) if every else ())}
-        return Entry(jobs, tuple(sorted(reports)))
+    def entry(self, experiment: Experiment, rungs: Sequence[int], seeds: int = 0) -> Entry:
+        """A trial that reports at `rungs`, and where its best evaluation counts, at all evaluations."""
+        each = [dataclasses.replace(experiment, seed=experiment.seed + i) for i in range(seeds or self.seeds)]
+        jobs = tuple(self.groups.job(one) for one in each)
+        every = jobs[0].every if self.objective.best else 0
+        evaluations = range(every, jobs[0].total_steps, every) if every else ()
+        return Entry(jobs, tuple(sorted({*rungs, *evaluations})))
 
     def rescored(self, best: Trial, count: int) -> Rescored:
         """The winner on seeds that no trial has had: the best of many is partly the luckiest."""
         experiment = assigned(self.experiment, best.values, self.found)
         fresh = [dataclasses.replace(experiment, seed=experiment.seed + FRESH + i) for i in range(count)]
         key = self.groups.key(experiment)
+        width = self.groups.most if self.groups.miscible(key) else 1
+        program = functools.partial(self.groups.program, key, width == 1)
         scores: list[float] = []
-        for start in range(0, count, self.groups.together):
-            entries = [Entry((self.groups.job(one),), ()) for one in fresh[start : start + self.groups.together]]
-            ended = train(entries, functools.partial(self.groups.program, key, False), self.objective)
-            scores += [end.score for end in ended]
+        for start in range(0, count, width):
+            entries = [self.entry(one, (), seeds=1) for one in fresh[start : start + width]]
+            ended = train(entries, program, self.objective, max_skipped=self.experiment.max_skipped)
+            scores += [math.nan if end.note else end.score for end in ended]
         return Rescored(tuple(scores))
 
 
@@ -250,8 +270,9 @@ def fingerprint(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(sorted(decisive)).encode()).hexdigest()[:10]
 
 
-def _check_counts(trials: int, together: int | str, seeds: int, order: str, rescore: int) -> None:
-    for name, value, least in (("trials", trials, 1), ("seeds", seeds, 1), ("rescore", rescore, 0)):
+def _check_counts(trials: int, together: int | str, seeds: int, order: str, rescore: int, sampler_seed: int) -> None:
+    counts = (("trials", trials, 1), ("seeds", seeds, 1), ("rescore", rescore, 0), ("sampler_seed", sampler_seed, 0))
+    for name, value, least in counts:
         if value < least:
             raise UserError(f"{value}", where=name, fix=f"Use {least} or more.")
     if not (together == AUTO or (isinstance(together, int) and together >= 1)):

@@ -20,6 +20,7 @@ JOURNALS = (".journal", ".log")
 def open_storage(url: str) -> Any:
     """`sqlite:///study.db`, a journal file (`study.journal`), or any other URL that Optuna knows.
 
+    Trials that have ended are read once: to read all anew at every look is what takes the time of a sweep of hundreds.
     Raises `UserError` where Optuna is missing or the storage cannot be reached; a password is never shown.
     """
     storages = optuna().storages
@@ -30,8 +31,8 @@ def open_storage(url: str) -> Any:
                 raise UserError("no such folder", where=str(path.parent))
             return storages.JournalStorage(storages.journal.JournalFileBackend(str(path), FileLock(f"{path}.lock")))
         if url.startswith("sqlite:"):
-            return _sqlite(url)
-        return _server(url)
+            return storages.get_storage(_sqlite(url))
+        return storages.get_storage(_server(url))
     except UserError:
         raise
     except Exception as error:  # of SQLAlchemy, of a driver, of the system: they have no common class
@@ -61,7 +62,7 @@ class FileLock:
 
 def shown(url: str) -> str:
     """The URL without its password."""
-    return re.sub(r"//([^:@/]*):[^@]*@", r"//\1:***@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1***", re.sub(r"//([^:@/]*):[^@]*@", r"//\1:***@", url))
 
 
 def _server(url: str) -> Any:

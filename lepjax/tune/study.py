@@ -65,7 +65,11 @@ class Study:
         return study
 
     def close(self) -> None:
+        """What this worker still holds goes back into the queue: the process may live on."""
         self._beating.close()
+        for frozen in self._running():
+            if frozen.user_attrs.get("worker") == self.worker:
+                self._give_back(frozen)
 
     # ---- taking ----
 
@@ -99,9 +103,10 @@ class Study:
 
     def assign(self, trial: Trial, values: Values) -> Trial:
         """The trial with its values, which the storage keeps."""
-        for name, distribution in distributions(self.space).items():
-            internal = distribution.to_internal_repr(values[name])
-            self.storage.set_trial_param(self._ids[trial.number], name, internal, distribution)
+        with contextlib.suppress(optuna().exceptions.UpdateFinishedTrialError):  # see `finish`
+            for name, distribution in distributions(self.space).items():
+                internal = distribution.to_internal_repr(values[name])
+                self.storage.set_trial_param(self._ids[trial.number], name, internal, distribution)
         return dataclasses.replace(trial, values=dict(values))
 
     def report(self, trial: Trial, step: int, score: float) -> None:
@@ -139,10 +144,10 @@ class Study:
         """Those whose workers died."""
         return [trial for trial in self._all() if trial.state == LOST]
 
-    def seen(self, before: int) -> list[Seen]:
-        """What a sampler may know when it places trial `before`: lower ordinals that have values."""
-        earlier = [trial for trial in self.trials() if trial.ordinal < before and trial.values]
-        return [Seen(t.ordinal, t.values, self._cost(t), t.state == PRUNED, t.steps) for t in earlier]
+    def seen(self) -> list[Seen]:
+        """What a sampler may know: the trials that have values, by ordinal."""
+        placed = [trial for trial in self.trials() if trial.values]
+        return [Seen(t.ordinal, t.values, self._cost(t), t.state == PRUNED, t.steps) for t in placed]
 
     def reports(self) -> Reports:
         """For pruners: all scores so far, the lower the better."""
@@ -161,7 +166,7 @@ class Study:
     def rescue(self) -> int:
         """Puts the running trials of dead workers back into the queue; how many."""
         count = 0
-        running = [t for t in self.storage.get_all_trials(self.id, deepcopy=False) if t.state.name == "RUNNING"]
+        running = self._running()
         beats = self._beats() if running else {}
         for frozen in running:
             worker = frozen.user_attrs.get("worker")
@@ -169,17 +174,22 @@ class Study:
                 gone = self._watched.still(f"trial {frozen.number}", "nobody")
             else:
                 gone = worker != self.worker and self._watched.dead(worker, beats)
-            if not gone:
-                continue
-            try:
-                self.storage.set_trial_user_attr(frozen._trial_id, "lost", True)
-                # Raises for all but the first who says so: exactly one puts the copy into the queue.
-                self.storage.set_trial_state_values(frozen._trial_id, self._states()[FAILED])
-            except optuna().exceptions.UpdateFinishedTrialError:
-                continue
-            self._enqueue(frozen.user_attrs["ordinal"], dict(frozen.params))
-            count += 1
+            count += gone and self._give_back(frozen)
         return count
+
+    def _running(self) -> list[Any]:
+        return [t for t in self.storage.get_all_trials(self.id, deepcopy=False) if t.state.name == "RUNNING"]
+
+    def _give_back(self, frozen: Any) -> bool:
+        """Marks a running trial as lost and puts a copy into the queue; False: another has."""
+        try:
+            self.storage.set_trial_user_attr(frozen._trial_id, "lost", True)
+            # Raises for all but the first who says so: exactly one puts the copy into the queue.
+            self.storage.set_trial_state_values(frozen._trial_id, self._states()[FAILED])
+        except optuna().exceptions.UpdateFinishedTrialError:
+            return False
+        self._enqueue(frozen.user_attrs["ordinal"], dict(frozen.params))
+        return True
 
     def _is_surplus(self, trial: Trial) -> bool:
         """Two may have filled the same gap in the queue: the lower number is the one that counts."""
@@ -232,7 +242,8 @@ class Study:
     def _all(self) -> list[Trial]:
         frozen = self.storage.get_all_trials(self.id, deepcopy=False)
         self._ids: dict[int, int] = {trial.number: trial._trial_id for trial in frozen}
-        return sorted((_trial(one) for one in frozen if "ordinal" in one.user_attrs), key=lambda t: t.number)
+        known = (_trial(one, len(self.space)) for one in frozen if "ordinal" in one.user_attrs)
+        return sorted(known, key=lambda t: t.number)
 
     def _of(self, trials: list[Trial], state: str) -> list[Trial]:
         return [trial for trial in trials if trial.state == state]
@@ -252,7 +263,7 @@ class Study:
         }
 
 
-def _trial(frozen: Any) -> Trial:
+def _trial(frozen: Any, dimensions: int) -> Trial:
     names = {"WAITING": WAITING, "RUNNING": RUNNING, "COMPLETE": COMPLETE, "PRUNED": PRUNED, "FAIL": FAILED}
     attributes = frozen.user_attrs
     result = attributes.get("result", {})
@@ -261,7 +272,7 @@ def _trial(frozen: Any) -> Trial:
         ordinal=attributes["ordinal"],
         number=frozen.number,
         state=LOST if state == FAILED and attributes.get("lost") else state,
-        values=dict(frozen.params),
+        values=dict(frozen.params) if len(frozen.params) == dimensions else {},  # another may be writing them
         score=frozen.values[0] if frozen.values else None,
         reports=dict(frozen.intermediate_values),
         by_seed=tuple(float(x) for x in result.get("by_seed", ())),

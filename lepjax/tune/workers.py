@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -73,7 +74,9 @@ class Beating:
         count = 0
         while not self._over.wait(BEAT):
             count += 1
-            beat(count)
+            # A storage may be gone for a while. Who does not beat again is taken for dead.
+            with contextlib.suppress(Exception):
+                beat(count)
 
     def close(self) -> None:
         self._over.set()

@@ -111,6 +111,7 @@ def test_sabotage_copies_without_their_parents_state_are_noticed(monkeypatch):
     [
         ({"seed": tune.integer(0, 3)}, {}, "cannot change while"),
         ({"model.activation": tune.choice(["relu", "gelu"])}, {}, "cannot change while"),
+        ({"learning_rate": tune.choice([1e-2, 1e-3])}, {}, "no range of numbers"),
         (SPACE, {"population": 3}, "4 or more"),
         (SPACE, {"rounds": 0}, "Use 1 to"),
     ],

@@ -33,7 +33,7 @@ sampler = named(samplers, Sampler, "random")
 while claimed := study.claim(1):
     for trial in claimed:
         if not trial.values:
-            trial = study.assign(trial, sampler.suggest(SPACE, study.seen(trial.ordinal), trial.ordinal, 0))
+            trial = study.assign(trial, sampler.suggest(SPACE, study.seen(), trial.ordinal, 0))
         for step in (1, 2):
             time.sleep(0.05)
             study.report(trial, step, trial.values["a"])

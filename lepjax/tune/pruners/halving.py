@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from lepjax.core.errors import UserError
 from lepjax.tune.pruners.asha import Asha, among_best
 from lepjax.tune.pruners.pruner import Reports
 
@@ -18,6 +19,9 @@ class Halving(Asha):
     cohort: int = 16
 
     def among(self, together: int) -> Halving:
+        if together < self.reduction:
+            fix = f"Use pruner asha, or together {self.reduction} or more."
+            raise UserError(f"halving cannot end any of {together} at a time", where="pruner", fix=fix)
         return dataclasses.replace(self, cohort=together)
 
     def ends(self, ordinal: int, step: int, total_steps: int, reports: Reports) -> bool:

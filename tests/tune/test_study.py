@@ -11,6 +11,7 @@ import pytest
 
 from lepjax import tune
 from lepjax.core.errors import UserError
+from lepjax.tune.distributions import distributions
 from lepjax.tune.storage import open_storage, shown
 from lepjax.tune.study import Study
 from lepjax.tune.trial import COMPLETE, FAILED, LOST, PRUNED, RUNNING, WAITING
@@ -37,6 +38,28 @@ def opened(url):
     yield make
     for study in studies:
         study.close()
+
+
+def test_values_that_are_half_written_are_not_seen(opened):
+    """Another worker writes them one by one."""
+    study, other = opened(), opened()
+    (trial,) = study.claim(1)
+    name, distribution = next(iter(distributions(SPACE).items()))
+    study.storage.set_trial_param(
+        study._ids[trial.number], name, distribution.to_internal_repr(VALUES[name]), distribution
+    )
+    assert other.seen() == []
+    study.assign(trial, VALUES)
+    assert [one.values for one in other.seen()] == [VALUES]
+
+
+def test_what_is_closed_gives_its_trials_back(opened):
+    study, other = opened(trials=1), opened(trials=1)
+    (trial,) = study.claim(1)
+    study.assign(trial, VALUES)
+    study.close()
+    (again,) = other.claim(1)
+    assert (again.ordinal, again.values) == (0, VALUES) and [one.ordinal for one in other.lost()] == [0]
 
 
 def test_trials_are_claimed_in_aligned_blocks_and_kept(opened, url):

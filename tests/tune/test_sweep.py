@@ -14,7 +14,10 @@ import pytest
 from lepjax import tune
 from lepjax.core.errors import UserError
 from lepjax.data.digits import Digits
+from lepjax.experiment import Steps
 from lepjax.run import files
+from lepjax.tune.searching import FRESH
+from lepjax.tune.study import Study
 from lepjax.tune.trial import COMPLETE, FAILED
 from tests.tune.digits import experiment
 
@@ -91,6 +94,22 @@ def test_a_killed_sweep_ends_as_if_it_had_not_been(whole, tmp_path):
     assert [t for t in study.trials if t.user_attrs.get("lost")]  # what had not ended by then
 
 
+def test_an_interrupted_sweep_goes_on_in_the_same_process(whole, tmp_path, monkeypatch):
+    """As in a notebook, where the process lives on and nobody takes its trials for those of a dead worker."""
+    honest = Study.report
+
+    def interrupted(self, trial, step, score):
+        honest(self, trial, step, score)
+        if trial.ordinal == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Study, "report", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune.sweep(experiment(), SPACE, **SETTINGS, run_dir=str(tmp_path))
+    assert table(tune.sweep(experiment(), SPACE, **SETTINGS, run_dir=str(tmp_path))) == table(whole)
+
+
 def test_sabotage_a_sampler_that_keeps_its_stream_in_memory_is_noticed(whole, tmp_path, monkeypatch):
     """As Optuna's own samplers do: after a restart it draws other points."""
     from lepjax.tune.samplers.tpe import Tpe
@@ -112,6 +131,22 @@ def test_a_study_of_another_length_or_batch_is_refused(whole, changed):
     """Its results would be told as if they were this one's."""
     with pytest.raises(UserError, match="another experiment"):
         tune.sweep(changed, SPACE, **SETTINGS, run_dir=str(whole.directory))
+
+
+def test_a_study_of_another_sampler_is_refused(whole):
+    with pytest.raises(UserError, match=r"another sampler: Tpe.*Random"):
+        tune.sweep(experiment(), SPACE, **{**SETTINGS, "sampler": "random"}, run_dir=str(whole.directory))
+
+
+@pytest.mark.parametrize("best", ["", "dev_accuracy"])
+def test_a_winner_is_scored_again_as_it_was_scored(best, tmp_path):
+    """By its best evaluation where that is what counts, else by its last: a trial of that seed comes to the same."""
+    base = experiment(40, best=best, best_mode="max", evaluate_every=Steps(2))
+    space = {"learning_rate": tune.uniform(0.3, 0.4)}  # the accuracy goes up and down
+    settings = {"trials": 1, "sampler": "random", "metric": "dev_accuracy"}
+    found = tune.sweep(base, space, **settings, rescore=1, run_dir=str(tmp_path / "winner"))
+    fresh = tune.sweep(dataclasses.replace(base, seed=FRESH), space, **settings, run_dir=str(tmp_path / "fresh"))
+    assert found.rescored.scores == (fresh.best.score,)
 
 
 def test_several_seeds_are_averaged(tmp_path):
@@ -141,6 +176,9 @@ BAD = {
     "together": ({"together": 0}, "whole number"),
     "trials": ({"trials": 0}, "Use 1 or more"),
     "order": ({"order": "none"}, "seed or shared"),
+    "a sampler's seed": ({"sampler_seed": -1}, "Use 0 or more"),
+    "no time": ({"seconds": float("nan")}, "Use more than 0"),
+    "nothing to compare": ({"pruner": "halving", "together": 2}, "Use pruner asha"),
     "a sampler that cannot": ({"sampler": "cmaes"}, "no order"),
     "storage": ({"storage": "sqlite:////nowhere/x.db"}, "cannot be reached"),
 }
@@ -151,6 +189,14 @@ def test_bad_settings_are_one_line_before_anything_compiles(case, tmp_path):
     changes, told = BAD[case]
     with pytest.raises(UserError, match=told):
         tune.sweep(experiment(), SPACE, **{**SETTINGS, **changes}, run_dir=str(tmp_path / "run"))
+
+
+def test_an_experiment_that_cannot_be_built_is_refused_once(tmp_path):
+    """Not as a study whose trials have all failed."""
+    base = experiment(mesh="data=3")
+    with pytest.raises(UserError):
+        tune.sweep(base, SPACE, **{**SETTINGS, "pruner": "none", "together": 1}, run_dir=str(tmp_path))
+    assert not (tmp_path / "study.db").exists()
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):

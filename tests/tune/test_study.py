@@ -11,11 +11,12 @@ import pytest
 
 from lepjax import tune
 from lepjax.core.errors import UserError
+from lepjax.tune import workers
 from lepjax.tune.distributions import distributions
 from lepjax.tune.storage import open_storage, shown
 from lepjax.tune.study import Study
 from lepjax.tune.trial import COMPLETE, FAILED, LOST, PRUNED, RUNNING, WAITING
-from lepjax.tune.workers import Watched, machine, own_id
+from lepjax.tune.workers import Beating, Watched, machine, own_id
 
 SPACE = {"a": tune.loguniform(1e-5, 1), "b": tune.integer(0, 9), "c": tune.choice(["x", "y"])}
 VALUES = {"a": 0.01, "b": 3, "c": "y"}
@@ -149,6 +150,22 @@ def test_a_worker_elsewhere_is_dead_when_its_counter_stands_still(monkeypatch):
     assert watched.dead(f"{machine()} {os.getpid()} 1", {})  # the number lives, the process was another
 
 
+def test_a_worker_that_cannot_tell_for_a_while_tells_again(monkeypatch):
+    monkeypatch.setattr(workers, "BEAT", 0.01)
+    told = []
+
+    def beat(count):
+        told.append(count)
+        if 0 < count < 3:
+            raise OSError("the database is away")
+
+    beating = Beating(beat)
+    while told[-1] < 5:
+        time.sleep(0.01)
+    beating.close()
+    assert told[:6] == [0, 1, 2, 3, 4, 5]
+
+
 def test_its_word_stands_who_was_first(opened):
     study = opened()
     trial = study.claim(1)[0]
@@ -190,6 +207,7 @@ def test_a_study_of_something_else_is_refused(opened, changes, told):
         "/nowhere/study.journal",
         "nonsense://x",
         "postgresql://u:secret@127.0.0.1:1/x",
+        "postgresql://127.0.0.1:1/x?user=u&password=secret",
     ],
 )
 def test_a_storage_that_cannot_be_reached_is_one_line(url):

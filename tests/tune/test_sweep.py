@@ -16,6 +16,7 @@ from lepjax.core.errors import UserError
 from lepjax.data.digits import Digits
 from lepjax.experiment import Steps
 from lepjax.run import files
+from lepjax.tune.objective import objective
 from lepjax.tune.searching import FRESH
 from lepjax.tune.study import Study
 from lepjax.tune.trial import COMPLETE, FAILED
@@ -189,6 +190,20 @@ def test_bad_settings_are_one_line_before_anything_compiles(case, tmp_path):
     changes, told = BAD[case]
     with pytest.raises(UserError, match=told):
         tune.sweep(experiment(), SPACE, **{**SETTINGS, **changes}, run_dir=str(tmp_path / "run"))
+
+
+def test_a_metric_whose_better_end_is_not_known_is_asked_for(monkeypatch):
+    base = experiment()
+    task = dataclasses.replace(base.task)
+    metrics = {**base.task.metrics(), "coverage": base.task.metrics()["loss"]}
+    monkeypatch.setattr(type(task), "metrics", lambda self: metrics)
+    with pytest.raises(UserError, match="Pass mode min or max"):
+        objective(base, ("dev",), "dev_coverage")
+    assert objective(base, ("dev",), "dev_coverage", "max").mode == "max"
+    for name in metrics.keys() - {"coverage"}:
+        assert objective(base, ("dev",), f"dev_{name}").mode == (
+            "min" if name in ("loss", "calibration_error") else "max"
+        )
 
 
 def test_an_experiment_that_cannot_be_built_is_refused_once(tmp_path):

@@ -92,7 +92,7 @@ class Study:
                     if self.storage.set_trial_state_values(self._ids[trial.number], states[RUNNING]):
                         self.storage.set_trial_user_attr(self._ids[trial.number], "worker", self.worker)
                         claimed.append(trial)
-            claimed = [trial for trial in claimed if not self._is_surplus(trial)]
+            claimed = self._needed(claimed)
             if claimed:
                 return claimed
             if not waiting and not self._of(everything, RUNNING):
@@ -191,13 +191,17 @@ class Study:
         self._enqueue(frozen.user_attrs["ordinal"], dict(frozen.params))
         return True
 
-    def _is_surplus(self, trial: Trial) -> bool:
-        """Two may have filled the same gap in the queue: the lower number is the one that counts."""
-        others = [t for t in self._all() if t.ordinal == trial.ordinal and t.state != LOST and t.number < trial.number]
-        if others:
+    def _needed(self, claimed: list[Trial]) -> list[Trial]:
+        """Two may have filled the same gap in the queue: the lower number is the one that counts, the other is dropped."""
+        first: dict[int, int] = {}
+        for trial in self._all() if claimed else ():
+            if trial.state != LOST:
+                first.setdefault(trial.ordinal, trial.number)
+        surplus = [trial for trial in claimed if first.get(trial.ordinal, trial.number) < trial.number]
+        for trial in surplus:
             self.storage.set_trial_user_attr(self._ids[trial.number], "lost", True)
             self.storage.set_trial_state_values(self._ids[trial.number], self._states()[FAILED])
-        return bool(others)
+        return [trial for trial in claimed if trial not in surplus]
 
     def _enqueue_missing(self, wanted: int, at_once: bool = False) -> bool:
         """Puts ordinals below `wanted` that nobody has into the queue; whether some are missing (still).

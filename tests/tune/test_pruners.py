@@ -159,13 +159,13 @@ def test_a_reduction_that_reduces_nothing_is_one_line(rule):
 
 def test_sabotage_a_rule_that_looks_at_higher_scores_is_noticed():
     values = curves(40)
-    assert ours(Asha(), values) != ours(Asha(), -values)
+    assert ours(Asha(count=3), values) != ours(Asha(count=3), -values)
 
 
 def test_sabotage_a_rule_that_is_a_little_stricter_is_noticed():
     values = curves(40)
     theirs = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
-    assert ours(Asha(reduction=4), values * (1 + 1e-9)) == optunas(theirs, values, (1, 4, 16))
+    assert ours(Asha(reduction=4, count=3), values * (1 + 1e-9)) == optunas(theirs, values, (1, 4, 16))
     stricter = {o: {16: value} for o, value in enumerate(values[:, 15])}
     kept = [sum(not Asha(reduction).ends(o, 16, TOTAL, stricter) for o in stricter) for reduction in (4, 5)]
     assert kept[0] > kept[1]

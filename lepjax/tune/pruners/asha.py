@@ -15,11 +15,12 @@ class Asha(Pruner):
     """At each rung a trial goes on if it is among the best 1 / `reduction` of all that ever reported there, those that train
     together with it included: as Optuna's SuccessiveHalvingPruner decides.
 
-    The rungs are at total / reduction, total / reduction^2, ..., `count` of them.
+    The rungs are at total / reduction, total / reduction^2, ..., `count` of them. Of three, the first comes so early that
+    what is best in the end often falls there (experiments/benchmarks/README.md).
     """
 
     reduction: int = 4
-    count: int = 3
+    count: int = 2
 
     def __post_init__(self) -> None:
         if self.reduction < 2:

@@ -15,7 +15,6 @@ class Halving(Asha):
     quarter. A sweep sets `cohort`, aligned ordinals, to the trials that train together.
     """
 
-    count: int = 2
     cohort: int = 16
 
     def among(self, together: int) -> Halving:

@@ -53,7 +53,7 @@ def digits(data: str) -> Experiment:
 def sst2(data: str) -> Experiment:
     """Two layers of width 64 from random weights, 1,000 rows of at most 32 tokens."""
     folder = pathlib.Path(data)
-    architecture = BertArchitecture(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256)
+    architecture = BertArchitecture(width=64, layers=2, heads=2, mlp_width=256)
     return Experiment(
         model=Bert(architecture=architecture, head=SequenceClassification(num_labels=2), dropout=0.1),
         task=Classification(labels=("0", "1")),

@@ -56,7 +56,7 @@ def sst2(data: str) -> Experiment:
     architecture = BertArchitecture(width=64, layers=2, heads=2, mlp_width=256)
     return Experiment(
         model=Bert(architecture=architecture, head=SequenceClassification(num_labels=2), dropout=0.1),
-        task=Classification(labels=("0", "1")),
+        task=Classification(labels=("negative", "positive")),
         data=LabelledText(
             dataset="sst2",
             data_dir=str(folder / "sst2"),

@@ -1,7 +1,7 @@
 """The other side of `sweeps`: Optuna drives a plain PyTorch loop. It runs in an environment of its own.
 
 Needs     pip install torch optuna numpy   (nothing of lepjax)
-Command   python sweeps_peer.py DIGITS.npz STEPS
+Command   python sweeps_peer.py DIGITS.npz STEPS THREADS
           DIGITS.npz holds x, dev_x float32[rows, 64] and y, dev_y int[rows]; for every line `N` on stdin N trials are run,
           in a study in memory with Optuna's random sampler; answers seconds per trial and the best loss
 Answers   lines of JSON on stdout
@@ -30,7 +30,7 @@ def objective(trial: optuna.Trial, data: dict[str, torch.Tensor], steps: int) ->
     model = network()
     rate = trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
     decay = trial.suggest_float("weight_decay", 1e-4, 1.0, log=True)
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=decay)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=decay, fused=True)
     warmup = steps * 0.05
 
     def factor(step: int) -> float:
@@ -53,7 +53,7 @@ def objective(trial: optuna.Trial, data: dict[str, torch.Tensor], steps: int) ->
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(sys.argv[3]))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     loaded = np.load(sys.argv[1], allow_pickle=False)
     data = {name: torch.from_numpy(loaded[name]) for name in loaded}

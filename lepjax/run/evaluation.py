@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -21,11 +21,15 @@ Prepared = tuple[Batches, dict[str, Any], Callable[..., Any]]  # batches, their 
 
 
 class Evaluator:
-    """Compiled evaluation of every split of an experiment. Nothing compiles after construction."""
+    """Compiled evaluation of every split of an experiment. Nothing compiles after construction.
 
-    def __init__(self, built: Built) -> None:
+    `only` names the metrics that are wanted; None: all of the task.
+    """
+
+    def __init__(self, built: Built, only: Collection[str] | None = None) -> None:
         self.built = built
-        self.metrics = built.experiment.task.metrics()
+        metrics = built.experiment.task.metrics()
+        self.metrics = {name: metric for name, metric in metrics.items() if only is None or name in only}
         self._programs: dict[Any, Any] = {}  # splits share those of equal shapes
         self._splits = {name: self._prepare(name) for name in built.splits.evaluation}
         self._final = {name: self._prepare(name) for name in built.splits.final}
@@ -47,10 +51,14 @@ class Evaluator:
     def _compile(self, batch: Any) -> Any:
         state, shape = self.built.abstract, tuple((name, x.shape, x.dtype) for name, x in sorted(batch.items()))
         if shape not in self._programs:
-            measure = jax.jit(self.built.measure, out_shardings=self.built.placement.replicated)
+            measure = jax.jit(self._measure, out_shardings=self.built.placement.replicated)
             lowered = measure.lower(state.params, state.model_state, batch, state.hparams)
             self._programs[shape] = lowered.compile()
         return self._programs[shape]
+
+    def _measure(self, *arguments: Any) -> dict[str, Any]:
+        parts = self.built.measure(*arguments)
+        return {name: parts[name] for name in self.metrics}
 
     def final(self, state: State, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Metrics of the splits that are scored once, after training."""

@@ -38,9 +38,8 @@ class Alone:
         self._init = jax.jit(built.fresh, out_shardings=built.shardings)
         self.compiled = compile_step(built.step, built.abstract, shapes, built.placement)
         splits = {objective.split: built.splits.evaluation[objective.split]}
-        self._evaluate = Evaluator(
-            dataclasses.replace(built, splits=dataclasses.replace(built.splits, evaluation=splits, final={}))
-        )
+        scored = dataclasses.replace(built, splits=dataclasses.replace(built.splits, evaluation=splits, final={}))
+        self._evaluate = Evaluator(scored, only=(objective.metric,))
 
     def init(self, jobs: Sequence[Job]) -> Lone:
         return Lone(with_hparams(self._init(jobs[0].experiment.seed, self._weights), jobs[0].hparams), [])

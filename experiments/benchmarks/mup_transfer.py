@@ -124,11 +124,18 @@ def report(found: Found) -> int:
         steepest = max(found_slopes, key=lambda module: abs(found_slopes[module]))
         told = ", ".join(f"{label} width^{found_slopes[module]:+.2f}" for module, label in SHOWN.items())
         print(f"{name:11} coordinates: {told}; steepest {steepest} {found_slopes[steepest]:+.2f}")
-        base: int | None = None
+        parametrisation = BASES[name]
+        its = str(WIDTHS[0] if parametrisation is None else parametrisation.width)
+        at_base = mean_losses(found, name, its) if its in found["losses"][name] else {}
+        base = min(at_base, key=lambda power: at_base[power], default=None)
         for width in found["losses"][name]:
             losses = mean_losses(found, name, width)
             best = min(losses, key=lambda power: losses[power])
-            base = best if base is None else base
+            if base is None:
+                print(
+                    f"{name:11} width {width:>4}: best 2^{best} {losses[best]:.3f}; the base, {its}, was not measured"
+                )
+                continue
             kept = f"{losses[base]:.3f}" if base in losses else "not measured"
             print(f"{name:11} width {width:>4}: best 2^{best} {losses[best]:.3f}, at the base's best 2^{base} {kept}")
             missed += name == "muP" and abs(best - base) > 1

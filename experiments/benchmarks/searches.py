@@ -22,6 +22,7 @@ from experiments.digits_mlp import experiment as digits_mlp
 from lepjax import tune
 from lepjax.core.optimizers import AdamW
 from lepjax.core.schedules import Constant, Linear
+from lepjax.data import datasets, wordpiece
 from lepjax.data.batching import Fixed
 from lepjax.data.labelled import LabelledText
 from lepjax.experiment import Experiment, Steps
@@ -35,6 +36,7 @@ from lepjax.tune.result import Result
 from lepjax.tune.trial import COMPLETE
 
 TRIALS, TOGETHER = 48, 8
+ROWS = 1000  # of sst2
 SPACE = {
     "learning_rate": tune.loguniform(1e-5, 1e-1),
     "weight_decay": tune.loguniform(1e-4, 1.0),
@@ -50,20 +52,25 @@ def digits(data: str) -> Experiment:
 
 
 def sst2(data: str) -> Experiment:
-    """Two layers of width 32 from random weights, 1,000 rows of at most 32 tokens."""
-    folder = pathlib.Path(data)
-    architecture = BertArchitecture(width=32, layers=2, heads=2, mlp_width=128)
+    """Two layers of width 32 from random weights, 1,000 rows of at most 32 tokens, and a vocabulary trained on them: with one
+    of 30,000 words the optimizer would do little but update those that do not occur.
+    """
+    folder, tokenizer = pathlib.Path(data), pathlib.Path(tempfile.mkdtemp())
+    (train,) = datasets.load("sst2", split=["train"], data_dir=str(folder / "sst2"))
+    pieces = wordpiece.train(train.head(ROWS).columns["text"], 2000)
+    (tokenizer / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    architecture = BertArchitecture(vocab_size=len(pieces), width=32, layers=2, heads=2, mlp_width=128)
     return Experiment(
         model=Bert(architecture=architecture, head=SequenceClassification(num_labels=2), dropout=0.1),
         task=Classification(labels=("negative", "positive")),
         data=LabelledText(
             dataset="sst2",
             data_dir=str(folder / "sst2"),
-            tokenizer=str(folder / "weights" / "minilm_l6_fp16"),
+            tokenizer=str(tokenizer),
             batch_size=32,
             max_length=32,
             batching=Fixed(32),
-            max_train_examples=1000,
+            max_train_examples=ROWS,
         ),
         optimizer=AdamW(learning_rate=1e-3, schedule=Linear(warmup=0.1)),
         length=Steps(96),

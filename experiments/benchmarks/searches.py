@@ -52,8 +52,8 @@ def digits(data: str) -> Experiment:
 
 
 def sst2(data: str) -> Experiment:
-    """Two layers of width 32 from random weights, 1,000 rows of at most 32 tokens, and a vocabulary trained on them: with one
-    of 30,000 words the optimizer would do little but update those that do not occur.
+    """Two layers of width 32 from random weights, 1,000 rows of at most 32 tokens, and a vocabulary trained on them: with
+    one of 30,000 words the optimizer would do little but update those that do not occur.
     """
     folder, tokenizer = pathlib.Path(data), pathlib.Path(tempfile.mkdtemp())
     (train,) = datasets.load("sst2", split=["train"], data_dir=str(folder / "sst2"))

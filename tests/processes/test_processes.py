@@ -13,6 +13,8 @@ import pytest
 from lepjax.run import files
 from lepjax.testing import Job, hex_losses, in_fresh_processes
 from tests.processes.experiments import watched
+from tests.run.spiky import STEPS as SPIKY_STEPS
+from tests.run.spiky import spiky
 
 TOLERANCE = 1e-5
 DEVICES = 4
@@ -113,6 +115,18 @@ def test_checkpoints_go_from_one_to_two_to_four_and_back(family, alone_of, tmp_p
     for stop, processes in ((2, 1), (3, 2), (4, 4), (6, 2), (7, 1), (None, 4)):
         train(processes, Job(watched(tmp_path, family, family), stop))
     assert close(tmp_path / family, alone_of(family), 8)
+
+
+@pytest.mark.full
+def test_two_processes_go_back_from_a_spike_together(tmp_path):
+    """To the same step, past the same batches, with the losses of one process; also when they are stopped between."""
+    train(1, Job(spiky(tmp_path / "one", mesh="data=4")))
+    train(2, Job(spiky(tmp_path / "two", mesh="data=4")))
+    train(2, Job(spiky(tmp_path / "stopped", mesh="data=4"), 44))
+    train(2, Job(spiky(tmp_path / "stopped", mesh="data=4")))
+    for name in ("two", "stopped"):
+        assert files.read_json(tmp_path / name / "skipped_ranges.json") == [[40, 50]]
+        assert close(tmp_path / name, tmp_path / "one", SPIKY_STEPS)
 
 
 # ---- the command line ----

@@ -132,11 +132,13 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
 
 def trials_within(cost: Cost, work: Work, epochs: float, room: float) -> tuple[int, float]:
     """(trials, their epochs) for `room` seconds, where the final training has `epochs`; (0, 0.0): too few fit."""
-    steps = epochs * work.search_steps_per_epoch
-    length = min(epochs_of_trial(cost, work, room / kept(FEW, steps)), epochs)
+    for often in (2, 1):  # trials that are judged twice cost less and so may be longer, but must be long for that
+        length = min(epochs_of_trial(cost, work, room / kept(FEW, often)), epochs)
+        if rungs(length * work.search_steps_per_epoch) == often:
+            break
     if length < SHORTEST * epochs:
         return 0, 0.0
-    count = int(1 + (room / trial_seconds(cost, work, length) - 1) / LATER[rungs(steps)])
+    count = int(1 + (room / trial_seconds(cost, work, length) - 1) / LATER[often])
     return min(max(count, FEW), MANY), length
 
 
@@ -145,9 +147,9 @@ def rungs(steps: float) -> int:
     return 2 if steps >= REDUCTION**2 * RUNG_STEPS else 1
 
 
-def kept(trials: int, steps: float) -> float:
-    """How many whole trials cost what so many trials do, each of so many steps if it is never ended early."""
-    return 1.0 + (trials - 1) * LATER[rungs(steps)]
+def kept(trials: int, often: int) -> float:
+    """How many whole trials cost what so many trials do, each of which is judged so often before its end."""
+    return 1.0 + (trials - 1) * LATER[often]
 
 
 def epochs_of_trial(cost: Cost, work: Work, available: float) -> float:

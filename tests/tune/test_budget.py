@@ -16,9 +16,9 @@ WORK = Work(steps_per_epoch=100, search_steps_per_epoch=80, tune_records=500, he
 
 def taken(plan, cost=COST, work=WORK):
     """Seconds that the plan's parts take by themselves."""
-    steps = plan.epochs * work.search_steps_per_epoch
+    often = budget.rungs(plan.trial_epochs * work.search_steps_per_epoch)
     each = budget.trial_seconds(cost, work, plan.trial_epochs)
-    trials = budget.kept(plan.trials, steps) * each if plan.trials else 0.0
+    trials = budget.kept(plan.trials, often) * each if plan.trials else 0.0
     programs = max(plan.groups - 1, 0) * budget.SAFETY * cost.compile
     return trials + programs + budget.final_seconds(cost, work, plan.epochs)
 
@@ -47,7 +47,23 @@ def test_less_time_gives_fewer_trials_before_shorter_ones():
 
 @pytest.mark.parametrize(("steps", "often"), [(20, 1), (134, 1), (135, 2)])
 def test_only_long_trials_are_judged_twice(steps, often):
-    assert budget.rungs(steps) == often and budget.kept(1, steps) == 1.0 < budget.kept(2, steps)
+    assert budget.rungs(steps) == often and budget.kept(1, often) == 1.0 < budget.kept(2, often)
+
+
+@pytest.mark.parametrize("left", range(350, 700, 7))
+def test_trials_shorter_than_the_final_training_are_judged_as_often_as_they_are_planned(left):
+    plan = budget.plan(
+        left, COST, WORK
+    )  # 240 steps at the end; trials of 135 to 240 are judged twice, shorter ones once
+    assert taken(plan) <= left * 1.0001
+
+
+def test_sabotage_counting_rungs_by_the_final_training_takes_too_long(monkeypatch):
+    monkeypatch.setattr(budget, "rungs", lambda steps: 2)
+    plan = budget.plan(397.0, COST, WORK)
+    monkeypatch.undo()
+    assert plan.trials == budget.FEW and budget.rungs(plan.trial_epochs * WORK.search_steps_per_epoch) == 1
+    assert taken(plan) > 1.2 * 397.0
 
 
 def test_a_recipe_that_is_cut_short_is_trained_and_not_searched():

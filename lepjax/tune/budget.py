@@ -44,9 +44,11 @@ class Cost:
     step: float
     """One training step."""
     compile: float
-    """Making the program for one shape."""
+    """Making the program for one shape, where no cache has it."""
     score: float
     """Scoring one record."""
+    build: float = 0.0
+    """Reading and tokenising the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +93,19 @@ def seconds(text: str) -> float:
 
 
 def final_seconds(cost: Cost, work: Work, epochs: float) -> float:
-    """Loading or compiling the program, training and scoring, with a margin."""
+    """Reading the data, loading or compiling the program, training and scoring, with a margin."""
     training = epochs * work.steps_per_epoch * cost.step
-    return SAFETY * (cost.compile + training + work.held_records * cost.score)
+    return SAFETY * (cost.build + cost.compile + training + work.held_records * cost.score)
 
 
 def trial_seconds(cost: Cost, work: Work, epochs: float) -> float:
     """A trial that is trained to its end and scored three times on the way."""
     return SAFETY * (epochs * work.search_steps_per_epoch * cost.step + 3 * work.tune_records * cost.score)
+
+
+def program_seconds(cost: Cost) -> float:
+    """A program for another shape. Where that is another batch, the data are read again."""
+    return SAFETY * (cost.build + cost.compile)
 
 
 def epochs_within(cost: Cost, work: Work, available: float) -> float:
@@ -118,11 +125,11 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
         raise UserError(found, where="--budget", fix="Give more time, a smaller model, or less data.")
     final = final_seconds(cost, work, epochs)
     search = left - final
-    program = SAFETY * cost.compile
-    groups = 1 + int(COMPILE_SHARE * search / program)  # the recipe's own program was made when it was measured
-    trials, _ = trials_within(cost, work, epochs, search - (groups - 1) * program)
+    room, program = search - SAFETY * cost.build, program_seconds(cost)
+    groups = 1 + int(COMPILE_SHARE * max(room, 0.0) / program)  # the recipe's own was made when it was measured
+    trials, _ = trials_within(cost, work, epochs, room - (groups - 1) * program)
     groups = min(groups, max(trials // TRIALS_PER_SHAPE, 1))
-    trials, length = trials_within(cost, work, epochs, search - (groups - 1) * program)
+    trials, length = trials_within(cost, work, epochs, room - (groups - 1) * program)
     if trials and epochs >= ENOUGH * work.epochs:
         return Plan(epochs, final, search, trials, length, groups)
     epochs = min(work.epochs, epochs_within(cost, work, MOST_SHARE * left))  # what no search takes, training may

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from lepjax.core.cost import matmul_rate
 from lepjax.experiment import Epochs
 from lepjax.tune import budget, candidates
 from lepjax.tune.budget import Cost, Work
@@ -26,7 +27,12 @@ from lepjax.tune.space import choice
 RACING = 3
 """Pretrained models that are tried, at most."""
 RACE_SHARE = 0.15
-"""Share of what is left of the budget in which they are measured, and again in which they are compared."""
+"""Share of what is left of the budget in which they are compared."""
+MEASURE_SHARE = 0.25
+"""Share in which they are measured. That is not lost: the program of the one that is taken is in the cache."""
+
+EFFICIENCY = 0.5
+"""Share of the machine's measured rate that an encoder reaches at best."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,7 @@ def entrants(
         fitting = [made]
     held = sum(len(data) for data in found.held.values())
     ways, mesh = (1, "data=1") if jax.default_backend() == "cpu" else (len(jax.devices()), "auto")
-    until = ledger.spent + RACE_SHARE * ledger.left
+    until = ledger.spent + MEASURE_SHARE * ledger.left
 
     def measured(one: Candidate, own: Recipe) -> Entrant:
         experiment = dataclasses.replace(own.experiment, seed=seed)
@@ -89,24 +95,31 @@ def entrants(
 
 
 def computed(one: Candidate, own: Recipe) -> float:
-    """Floating-point operations of one pass over the training records."""
+    """Floating-point operations of training on all training records once."""
     data: Any = own.experiment.data
     return one.model.flops_per_token(data.max_length) * float(np.minimum(one.lengths, data.max_length).sum())
 
 
-def hopeless(known: Entrant, one: Candidate, own: Recipe, until: float, ledger: Ledger) -> str:
-    """Why a candidate is not worth measuring, by what a smaller one took; empty: it may be.
-
-    Seconds are taken to grow with the operations. Large products run more efficiently than small ones, so that is an upper
-    estimate, and better the nearer in size the two are.
+def estimated(known: Entrant, one: Candidate, own: Recipe) -> Cost:
+    """What a candidate may cost, by what a smaller one did: in proportion to the operations, or less where the machine's
+    rate allows, because large products run nearer to it (a tiny model reaches a hundredth). Rather too little than too much:
+    what it lets pass is measured.
     """
-    factor = computed(one, own) / computed(known.candidate, known.recipe)
-    cost = dataclasses.replace(known.cost, step=factor * known.cost.step, score=factor * known.cost.score)
+    operations = computed(one, own)
+    factor = operations / computed(known.candidate, known.recipe)
+    devices = 1 if jax.default_backend() == "cpu" else len(jax.devices())
+    rate = EFFICIENCY * devices * matmul_rate()
+    step = min(factor * known.cost.step, operations / known.work.steps_per_epoch / rate)
+    score = min(factor * known.cost.score, operations / len(one.lengths) / 3 / rate)  # a third of them are forward
+    return dataclasses.replace(known.cost, step=max(step, known.cost.step), score=max(score, known.cost.score))
+
+
+def hopeless(known: Entrant, one: Candidate, own: Recipe, until: float, ledger: Ledger) -> str:
+    """Why a candidate is not worth measuring, by what a smaller one took; empty: it may be."""
+    cost = estimated(known, one, own)
     if budget.epochs_within(cost, known.work, budget.MOST_SHARE * ledger.left) < 1.0:
         slow = budget.final_seconds(cost, known.work, 1.0)
-        return (
-            f"it computes {factor:.1f} times what {known.candidate.name} does: one epoch would take some {slow:.0f} s"
-        )
+        return f"one epoch would take some {slow:.0f} s, by what {known.candidate.name} took"
     needed = budget.SAFETY * (cost.build + cost.compile + 2 * cost.step + SCORED * cost.score)
     if ledger.spent + needed > until:
         return f"to measure it too would take some {needed:.0f} s, which the budget has no room for"

@@ -83,11 +83,11 @@ def sized(name, layers):
 @pytest.fixture
 def started(tmp_path, monkeypatch):
     """`started(layers, step)`: (names in the order in which they were measured, the entrants, the ledger), where a step
-    takes `step` seconds for each layer, and nothing else takes long.
+    takes `step` seconds for each layer, and nothing else takes long. `rate`: of the machine, operations a second.
     """
     found = inspect(str(write(tmp_path, train=rows(100), dev=rows(10, start=200))))
 
-    def start(layers, step, seconds=600.0):
+    def start(layers, step, seconds=600.0, rate=1.0):
         candidates = {f"{n} layers": sized(f"{n} layers", n) for n in layers}
         order = []
 
@@ -98,6 +98,7 @@ def started(tmp_path, monkeypatch):
 
         monkeypatch.setattr(entrants.candidates, "look", lambda path, *rest: candidates[str(path)])
         monkeypatch.setattr(entrants, "measure", measure)
+        monkeypatch.setattr(entrants, "matmul_rate", lambda: rate)
         ledger = Ledger(seconds, lambda line: None)
         return order, entrants.entrants(found, list(map(pathlib.Path, candidates)), tmp_path, 0, ledger), ledger
 
@@ -125,6 +126,12 @@ def test_sabotage_with_the_estimate_off_all_are_measured(started, monkeypatch):
     assert started([24, 12, 2, 6], step=2.5)[0] == [2, 6, 12, 24]
 
 
+def test_a_small_one_that_wastes_the_machine_says_little_of_large_ones(started):
+    """At this rate steps could be far faster than in proportion: so the next one is measured, and tells how it is."""
+    assert started([24, 12, 2, 6], step=2.5, rate=1e12)[0] == [2, 6, 12, 24]
+    assert started([24, 12, 2, 6], step=2.5, rate=1e3)[0] == [2]
+
+
 def test_of_many_that_can_the_largest_race(started, monkeypatch):
     order, starting, ledger = started([1, 2, 3, 4, 5, 6], step=0.01)
     assert order == [1, 4, 5, 6]
@@ -137,7 +144,7 @@ def test_of_many_that_can_the_largest_race(started, monkeypatch):
 
 
 def test_what_there_is_no_time_to_measure_is_told(started):
-    order, _, ledger = started([2, 3], step=0.01, seconds=7.0)  # 15 % of that are 1.05 s, compiling takes 1.1 s
+    order, _, ledger = started([2, 3], step=0.001, seconds=4.0)  # a quarter of that is 1 s, compiling takes 1.1 s
     assert order == [2] and any("to measure it too would take some 1 s" in str(reason) for reason in ledger.reasons)
 
 

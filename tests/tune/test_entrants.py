@@ -53,6 +53,10 @@ def test_the_best_lap_wins_and_all_laps_are_told(monkeypatch):
     assert name == "small" and "large 0.8000, small 0.9000" in reasons[-1]
 
 
+def test_of_equals_the_larger_wins(monkeypatch):
+    assert won([entrant("small"), entrant("large")], monkeypatch, {"large": 0.7, "small": 0.7})[0] == "large"
+
+
 def test_what_cannot_do_an_epoch_in_time_does_not_start(monkeypatch):
     name, reasons = won([entrant("huge", step=30.0), entrant("small")], monkeypatch, {"small": 0.5, "huge": 1.0})
     assert name == "small" and reasons[0].startswith("model: not huge, because one epoch")
@@ -128,8 +132,8 @@ def test_sabotage_with_the_estimate_off_all_are_measured(started, monkeypatch):
 
 def test_a_small_one_that_wastes_the_machine_says_little_of_large_ones(started):
     """At this rate steps could be far faster than in proportion: so the next one is measured, and tells how it is."""
-    assert started([24, 12, 2, 6], step=2.5, rate=1e12)[0] == [2, 6, 12, 24]
-    assert started([24, 12, 2, 6], step=2.5, rate=1e3)[0] == [2]
+    assert started([24, 12, 2, 6], step=1.5, rate=1e12)[0] == [2, 6]
+    assert started([24, 12, 2, 6], step=1.5, rate=1e3)[0] == [2]
 
 
 def test_of_many_that_can_the_largest_race(started, monkeypatch):

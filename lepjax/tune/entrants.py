@@ -143,9 +143,8 @@ def race(starting: list[Entrant], folder: pathlib.Path, ledger: Ledger, console:
     else:
         each = RACE_SHARE * ledger.left / len(able)
         scores = [_lap(entrant, each, folder / "race" / str(i), console) for i, entrant in enumerate(able)]
-        chosen_one = able[
-            max(range(len(able)), key=lambda i: (scores[i], i))
-        ]  # of equals the larger, which has more to learn
+        best = max(range(len(able)), key=lambda i: (scores[i], i))  # of equals the larger, which has more to learn
+        chosen_one = able[best]
         told = ", ".join(f"{e.candidate.name} {score:.4f}" for e, score in zip(able, scores, strict=True))
         because = f"of equally long trials ({each:.0f} s) it has the best {chosen_one.recipe.metric}: {told}"
     ledger.enter(Reason("model", chosen_one.candidate.name, because), *chosen_one.recipe.reasons)

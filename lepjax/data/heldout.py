@@ -15,6 +15,8 @@ from lepjax.data.plan import permuted
 from lepjax.data.quarantine import Sieve
 
 SPLITS = {"validation": "dev", "test": "test"}
+NONE = (None, "", "-1", -1.0)
+"""How a column of labels says that a record has none."""
 HELD_OUT, TUNE = 0, 1  # seeds of the two cuts
 
 
@@ -45,8 +47,24 @@ class FolderText(TextData):
 
 def labelled(path: str, sieve: Sieve) -> dict[str, Dataset]:
     """{split: data set} of a path, without the splits that have no labels."""
+    return sorted_out(path, sieve)[0]
+
+
+def sorted_out(path: str, sieve: Sieve) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+    """({split: data set} with labels, the same without) of a path."""
     found = datasets.load(path, say=lambda line: None, sieve=sieve)
-    return {split: data for split, data in found.items() if {"label", "tags"} & data.columns.keys()}
+    without = {split: data for split, data in found.items() if not _has_labels(data)}
+    return {split: data for split, data in found.items() if split not in without}, without
+
+
+def _has_labels(data: Dataset) -> bool:
+    """Whether there is a column of them that says something. Tests whose labels are secret are exported with none in it, or
+    with -1 in every row; a training split is taken by its word, and so is a -1 that it has too.
+    """
+    if "label" not in data.columns:
+        return "tags" in data.columns
+    says = (label not in NONE or str(label) in data.labels for label in data.columns["label"])
+    return data.split == "train" or any(says)
 
 
 def keys(data: Dataset) -> list[str]:

@@ -19,7 +19,7 @@ from lepjax.run import encoders
 from lepjax.run.callbacks import Callback
 from lepjax.run.classified import ClassReport
 from lepjax.run.train import Outcome, train
-from lepjax.tune import budget, why
+from lepjax.tune import budget, candidates, output, why
 from lepjax.tune.assign import assigned, resolve
 from lepjax.tune.beginning import Beginning
 from lepjax.tune.budget import Plan, Work
@@ -63,17 +63,32 @@ def autotune(
     """Fine-tunes on the folder `data` within `seconds`, and leaves what the module's docstring lists in `out`.
 
     `models` are folders of pretrained encoders, or hold such folders; without one that fits, a small one is trained from
-    scratch. Raises `UserError` before anything is compiled for data or models that cannot be used.
+    scratch. Raises `UserError` before anything is compiled for data or models that cannot be used. What an autotune that was
+    killed or failed left in `out` is begun anew.
     """
     console = console or Console(quiet=True)
     ledger = Ledger(seconds, lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False))
-    folder = free_folder(out or f"runs/autotune/{pathlib.Path(data).name}")
+    folder = output.free(out or output.default(data))
     inspection = inspect(data, task)
     for finding in inspection.findings:
         ledger.say(str(finding))
+    found = candidates.find(models)
+    with output.claimed(folder):
+        return _tuned(inspection, found, folder, seed, ledger, callbacks, console)
+
+
+def _tuned(
+    inspection: Inspection,
+    models: Sequence[pathlib.Path],
+    folder: pathlib.Path,
+    seed: int,
+    ledger: Ledger,
+    callbacks: Sequence[Callback],
+    console: Console,
+) -> Tuned:
     starting = entrants(inspection, models, folder, seed, ledger)
     entrant = race(starting, folder, ledger, console)
-    report = entrant.cost.score * entrant.work.held_records <= REPORT_SHARE * seconds
+    report = entrant.cost.score * entrant.work.held_records <= REPORT_SHARE * ledger.seconds
     work = dataclasses.replace(entrant.work, held_records=entrant.work.held_records * (2 if report else 1))
     plan = budget.plan(ledger.left, entrant.cost, work)
     ledger.enter(*_planned(ledger, entrant, plan))
@@ -90,16 +105,8 @@ def autotune(
     )
     outcome = _final(experiment, entrant, work, folder, ledger, callbacks, console)
     tuned = Tuned(outcome, result, inspection, tuple(ledger.reasons), ledger.spent, folder)
-    why.write(tuned.folder, inspection.findings, tuned.reasons, outcome.result, result, tuned.seconds, seconds)
+    why.write(tuned.folder, inspection.findings, tuned.reasons, outcome.result, result, tuned.seconds, ledger.seconds)
     return tuned
-
-
-def free_folder(name: str) -> pathlib.Path:
-    """A folder that is not there yet, or empty. Raises `UserError`."""
-    folder = pathlib.Path(name).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError("exists and is not an empty folder", where=str(folder), fix="Name another with --out.")
-    return folder
 
 
 def _planned(ledger: Ledger, entrant: Entrant, plan: Plan) -> list[Reason]:
@@ -169,7 +176,7 @@ def _final(
     callbacks: Sequence[Callback],
     console: Console,
 ) -> Outcome:
-    after = budget.final_seconds(dataclasses.replace(entrant.cost, compile=0.0), work, 0.0)
+    after = budget.final_seconds(dataclasses.replace(entrant.cost, compile=0.0, build=0.0), work, 0.0)
     keeper = KeepDeadline(time.perf_counter() + ledger.left - after)
     outcome = train(experiment, "autotune", callbacks=[keeper, *callbacks], console=console)
     if outcome.trained is None:

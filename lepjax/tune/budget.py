@@ -44,9 +44,11 @@ class Cost:
     step: float
     """One training step."""
     compile: float
-    """Making the program for one shape."""
+    """Making the program for one shape, where no cache has it."""
     score: float
     """Scoring one record."""
+    build: float = 0.0
+    """Reading and tokenising the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,14 +93,19 @@ def seconds(text: str) -> float:
 
 
 def final_seconds(cost: Cost, work: Work, epochs: float) -> float:
-    """Loading or compiling the program, training and scoring, with a margin."""
+    """Reading the data, loading or compiling the program, training and scoring, with a margin."""
     training = epochs * work.steps_per_epoch * cost.step
-    return SAFETY * (cost.compile + training + work.held_records * cost.score)
+    return SAFETY * (cost.build + cost.compile + training + work.held_records * cost.score)
 
 
 def trial_seconds(cost: Cost, work: Work, epochs: float) -> float:
     """A trial that is trained to its end and scored three times on the way."""
     return SAFETY * (epochs * work.search_steps_per_epoch * cost.step + 3 * work.tune_records * cost.score)
+
+
+def program_seconds(cost: Cost) -> float:
+    """A program for another shape. Where that is another batch, the data are read again."""
+    return SAFETY * (cost.build + cost.compile)
 
 
 def epochs_within(cost: Cost, work: Work, available: float) -> float:
@@ -118,11 +125,11 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
         raise UserError(found, where="--budget", fix="Give more time, a smaller model, or less data.")
     final = final_seconds(cost, work, epochs)
     search = left - final
-    program = SAFETY * cost.compile
-    groups = 1 + int(COMPILE_SHARE * search / program)  # the recipe's own program was made when it was measured
-    trials, _ = trials_within(cost, work, epochs, search - (groups - 1) * program)
+    room, program = search - SAFETY * cost.build, program_seconds(cost)
+    groups = 1 + int(COMPILE_SHARE * max(room, 0.0) / program)  # the recipe's own was made when it was measured
+    trials, _ = trials_within(cost, work, epochs, room - (groups - 1) * program)
     groups = min(groups, max(trials // TRIALS_PER_SHAPE, 1))
-    trials, length = trials_within(cost, work, epochs, search - (groups - 1) * program)
+    trials, length = trials_within(cost, work, epochs, room - (groups - 1) * program)
     if trials and epochs >= ENOUGH * work.epochs:
         return Plan(epochs, final, search, trials, length, groups)
     epochs = min(work.epochs, epochs_within(cost, work, MOST_SHARE * left))  # what no search takes, training may
@@ -132,11 +139,13 @@ def plan(left: float, cost: Cost, work: Work) -> Plan:
 
 def trials_within(cost: Cost, work: Work, epochs: float, room: float) -> tuple[int, float]:
     """(trials, their epochs) for `room` seconds, where the final training has `epochs`; (0, 0.0): too few fit."""
-    steps = epochs * work.search_steps_per_epoch
-    length = min(epochs_of_trial(cost, work, room / kept(FEW, steps)), epochs)
+    for often in (2, 1):  # trials that are judged twice cost less and so may be longer, but must be long for that
+        length = min(epochs_of_trial(cost, work, room / kept(FEW, often)), epochs)
+        if rungs(length * work.search_steps_per_epoch) == often:
+            break
     if length < SHORTEST * epochs:
         return 0, 0.0
-    count = int(1 + (room / trial_seconds(cost, work, length) - 1) / LATER[rungs(steps)])
+    count = int(1 + (room / trial_seconds(cost, work, length) - 1) / LATER[often])
     return min(max(count, FEW), MANY), length
 
 
@@ -145,9 +154,9 @@ def rungs(steps: float) -> int:
     return 2 if steps >= REDUCTION**2 * RUNG_STEPS else 1
 
 
-def kept(trials: int, steps: float) -> float:
-    """How many whole trials cost what so many trials do, each of so many steps if it is never ended early."""
-    return 1.0 + (trials - 1) * LATER[rungs(steps)]
+def kept(trials: int, often: int) -> float:
+    """How many whole trials cost what so many trials do, each of which is judged so often before its end."""
+    return 1.0 + (trials - 1) * LATER[often]
 
 
 def epochs_of_trial(cost: Cost, work: Work, available: float) -> float:

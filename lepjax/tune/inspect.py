@@ -13,7 +13,7 @@ import numpy as np
 from lepjax.core.errors import UserError, nearest
 from lepjax.data import fetch
 from lepjax.data.datasets import Dataset
-from lepjax.data.heldout import HELD_OUT, cut, keys, labelled
+from lepjax.data.heldout import HELD_OUT, cut, keys, sorted_out
 from lepjax.data.quarantine import REFUSE
 
 TASKS = ("classification",)
@@ -72,7 +72,7 @@ def inspect(folder: str, task: str = "classification") -> Inspection:
     if task not in TASKS:
         raise UserError(f"no automatic recipe for {task!r}", where="--task", fix=nearest(task, TASKS))
     path = one_path(folder)
-    found = labelled(path, REFUSE)
+    found, without = sorted_out(path, REFUSE)
     train = found.get("train")
     if train is None:
         fix = "Name a file after it (train.tsv), with a column of labels."
@@ -91,6 +91,7 @@ def inspect(folder: str, task: str = "classification") -> Inspection:
     shares = scripts(_texts(train))
     findings = (
         *_rows(train, held, share),
+        *(_left_out(data) for data in without.values()),
         *_classes(train, counts),
         _scripts(shares),
         *_repeated(train),
@@ -117,6 +118,8 @@ def one_path(folder: str) -> str:
 def check_classes(train: Dataset) -> None:
     """Raises `UserError` for what is no classification."""
     where = f"{train.name} train"
+    if all(label in (None, "") for label in train.columns.get("label", ("words",))):
+        raise UserError("the column of labels is empty", where=where, fix="Write the class of each text into it.")
     if train.kind != "classification":
         other = {"regression": "labels are numbers with a fraction", "tagging": "words are tagged"}
         fix = "autotune classifies texts; for this write an experiment, as those in experiments/ are."
@@ -138,6 +141,11 @@ def _rows(train: Dataset, held: dict[str, Dataset], share: float) -> list[Findin
         Finding("task", f"classification of {kind} (columns {columns})"),
         Finding("rows", ", ".join(parts) + cut_off),
     ]
+
+
+def _left_out(data: Dataset) -> Finding:
+    what = "all its labels are empty or -1" if "label" in data.columns else "it has no column of labels"
+    return Finding("unlabelled", f"the {len(data):,} rows of {data.split} are left out: {what}")
 
 
 def _classes(train: Dataset, counts: Sequence[int]) -> list[Finding]:

@@ -4,14 +4,20 @@ import json
 
 import jax
 import numpy as np
+import optuna
 import pytest
 
 from lepjax.cli import main as command
+from lepjax.core.errors import UserError
 from lepjax.models import BertForSequenceClassification
 from lepjax.run.directory import RunDirectory
 from lepjax.tune import autotune as module
+from lepjax.tune import entrants, output
 from lepjax.tune.autotune import autotune
-from lepjax.tune.budget import Plan
+from lepjax.tune.budget import Cost, Plan, Work
+from lepjax.tune.candidates import look
+from lepjax.tune.inspect import inspect
+from lepjax.tune.recipe import recipe
 from tests.tune.folders import rows, write
 
 
@@ -58,11 +64,43 @@ def test_why_tells_findings_choices_and_trials(out):
     assert "<svg" in page and told["seconds"] < told["budget"] == 600.0
 
 
-def test_the_search_begins_at_the_recipe_and_never_sees_what_is_held_out(out):
+def test_the_search_is_scored_on_what_is_set_aside(out):
     told = json.loads((out / "why.json").read_text())
     assert (
         told["search"]["metric"] == "tune_accuracy" and told["search"]["trials"] == 4 and told["search"]["groups"] == 1
     )
+
+
+def test_the_search_begins_at_the_recipe(out, data, tiny_bert):
+    """Trial 0 has the recipe's values, and the others have not."""
+    found = inspect(str(data))
+    made = recipe(found, look(tiny_bert, found.train.columns["text"], None, 2), 1, "data=1").experiment
+    expected = {
+        "optimizer.learning_rate": made.optimizer.learning_rate,
+        "model.dropout": 0.1,
+        "task.label_smoothing": made.task.label_smoothing,
+    }
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{out / 'search' / 'study.db'}")
+    trials = {trial.number: trial.params for trial in study.trials}
+    assert trials[0] == pytest.approx(expected)
+    assert all(trials[n] != pytest.approx(expected) for n in range(1, 4))
+
+
+def test_an_autotune_that_failed_can_be_repeated(data, tmp_path, monkeypatch):
+    """Without a model one is made, whose vocabulary is written before anything is known of seconds."""
+    cost, work = Cost(step=1e6, compile=1.0, score=1.0), Work(10.0, 8.0, 20, 20, 3.0)
+    monkeypatch.setattr(entrants, "measure", lambda experiment, held, most: (cost, work))
+    for _ in range(2):
+        with pytest.raises(UserError, match="Give more time"):
+            autotune(str(data), seconds=600.0, out=str(tmp_path / "out"))
+    assert (tmp_path / "out" / "vocabulary" / "vocab.txt").is_file()
+
+
+def test_what_has_ended_is_not_begun_anew(out, data):
+    before = (out / "why.json").read_text()
+    with pytest.raises(UserError, match="not an empty folder"):
+        autotune(str(data), seconds=600.0, out=str(out))
+    assert (out / "why.json").read_text() == before and not (out / output.MARK).exists()
 
 
 @pytest.mark.full

@@ -3,6 +3,8 @@
 import pytest
 
 from lepjax.core.errors import UserError
+from lepjax.data.heldout import FolderText
+from lepjax.data.quarantine import REFUSE
 from lepjax.tune.inspect import inspect, language, scripts
 from tests.tune.folders import rows, write
 
@@ -25,6 +27,36 @@ def test_one_table_is_cut_by_class(tmp_path):
     assert found.held_out == 0.2 and len(found.held["dev"]) == 20 and found.counts == (64, 16)
     assert found.held["dev"].columns == again.held["dev"].columns
     assert "dev is 20% of one file" in str(said(found, "rows")[0])
+
+
+@pytest.mark.parametrize("label", ["-1", -1, -1.0, "", None])
+def test_a_split_whose_labels_are_secret_is_left_out_and_told(label, tmp_path):
+    secret = [(f"a secret {i}", label) for i in range(7)]
+    folder = write(tmp_path, train=rows(40), dev=rows(10, start=100), test=secret)
+    found = inspect(str(folder))
+    assert list(found.held) == ["dev"] and not found.held_out
+    assert "the 7 rows of test are left out: all its labels are empty or -1" in str(said(found, "unlabelled")[0])
+    train, scored, _ = FolderText(dataset=str(folder)).parts(REFUSE)  # what is trained on reads the same
+    assert list(scored) == ["dev"] and len(train) == 40
+
+
+def test_without_any_labelled_split_to_score_one_is_cut(tmp_path):
+    found = inspect(str(write(tmp_path, train=rows(40), test=[("a secret", "-1")])))
+    assert found.held_out == 0.2 and list(found.held) == ["dev"] and said(found, "unlabelled")
+
+
+def test_a_class_named_minus_one_is_a_class(tmp_path):
+    train = [(text, {"no": "-1", "yes": "1"}[label]) for text, label in rows(40)]
+    found = inspect(str(write(tmp_path, train=train, test=[("all the same", "-1"), ("and this", "-1")])))
+    assert list(found.held) == ["test"] and not said(found, "unlabelled")
+    found = inspect(str(write(tmp_path, train=train, test=[("a secret", "")])))
+    assert list(found.held) == ["dev"] and said(found, "unlabelled")
+
+
+def test_one_label_among_the_missing_ones_is_a_mistake_in_the_file(tmp_path):
+    folder = write(tmp_path, train=rows(40), test=[("a secret", "-1"), ("no secret", "yes")])
+    with pytest.raises(UserError, match=r"test.jsonl line 1: label '-1' is not one of 'no', 'yes'"):
+        inspect(str(folder))
 
 
 def test_imbalance_is_told_with_its_numbers(tmp_path):
@@ -85,6 +117,8 @@ def test_two_inspections_say_the_same(tmp_path):
     ("splits", "message"),
     [
         ({"train": [(f"t{i}", i / 7) for i in range(9)]}, "a task of regression"),
+        ({"train": [(f"t{i}", "") for i in range(9)]}, "train: the column of labels is empty"),
+        ({"train": [(f"t{i}", None) for i in range(9)]}, "train: the column of labels is empty"),
         ({"train": [(f"t{i}", "same") for i in range(9)]}, "all labels are 'same'"),
         ({"train": [(f"t{i}", f"label {i}") for i in range(9)]}, "9 different labels in 9 rows"),
         ({"dev": rows(9)}, "no labelled training split"),

@@ -2,17 +2,24 @@
 
 import dataclasses
 import math
+import re
 
+import jax
 import numpy as np
 import pytest
 
+from lepjax.core.parameters import flat
+from lepjax.experiment import build
 from lepjax.models.bert import Bert
 from lepjax.models.bert_family import BertArchitecture
 from lepjax.models.bert_heads import SequenceClassification
-from lepjax.tune.assign import resolve
+from lepjax.tune.alone import Alone
+from lepjax.tune.assign import assigned, resolve
 from lepjax.tune.budget import Plan
-from lepjax.tune.candidates import Candidate, Coverage
+from lepjax.tune.candidates import Candidate, Coverage, look
 from lepjax.tune.inspect import inspect
+from lepjax.tune.objective import objective
+from lepjax.tune.programs import Job
 from lepjax.tune.recipe import chosen, recipe, search, winner
 from lepjax.tune.space import check_space
 from tests.tune.folders import rows, write
@@ -96,6 +103,49 @@ def test_the_space_fits_the_experiment_and_begins_at_the_recipe(balanced):
     values = {field.path: dict(found.first)[name] for name, field in fields.items()}
     assert values["optimizer.learning_rate"] == made.experiment.optimizer.learning_rate
     assert values["data.batch_size"] == made.experiment.data.batch_size if "data.batch_size" in values else True
+
+
+def moved(experiment, steps=3):
+    """{name of a parameter of a layer: whether some steps of the search's own program change it}"""
+    built = build(experiment)
+    program = Alone(built, objective(experiment, tuple(built.splits.evaluation)))
+    job = Job(experiment, steps, built.batches(), built.plan.fingerprint)
+    states, losses = program.init([job]), []
+    before = jax.device_get(states.state.params)
+    for batch in program.stream([job]):
+        states, loss = program.step(states, batch)
+        losses.append(float(loss))
+    assert len(losses) == steps and np.isfinite(losses).all() and np.isfinite(program.score(states)).all()
+    found = {}
+    arrays = map(jax.tree.leaves, (before, jax.device_get(states.state.params)))
+    for leaf, old, new in zip(flat(built.model.leaves), *arrays, strict=True):
+        pairs = zip(old, new, strict=True) if leaf.stacked else [(old, new)]
+        found |= {name: not np.array_equal(*pair) for name, pair in zip(leaf.names, pairs, strict=True)}
+    return found
+
+
+@pytest.mark.full
+def test_all_that_is_searched_around_a_pretrained_model_can_be_built_and_takes_steps(balanced, unbalanced, tiny_bert):
+    """One shape after another: each is a program of its own, and does what its name says."""
+    one, tried = look(tiny_bert, balanced.train.columns["text"], None, 2), {}
+    for data in (balanced, unbalanced):
+        made = recipe(data, one, 1, "data=1")
+        found = search(data, made, PLAN)
+        fields = resolve(made.experiment, found.space)
+        for name in {"task.class_weights", "optimizer.freeze", "model.keep", "data.batch_size"} & found.space.keys():
+            for value in found.space[name].options[1:]:
+                tried[name, value] = moved(assigned(made.experiment, {**dict(found.first), name: value}, fields))
+    embeddings, lower = r"^embeddings\.", r"^(embeddings|encoder\.layer\.(0))\."
+    assert tried.keys() == {
+        ("task.class_weights", "auto"),
+        ("model.keep", 1),
+        ("optimizer.freeze", embeddings),
+        ("optimizer.freeze", lower),
+    }
+    for (name, value), changed in tried.items():
+        frozen = {one for one in changed if name == "optimizer.freeze" and re.search(value, one)}
+        assert {one for one, did in changed.items() if not did} == frozen
+        assert any(one.startswith("encoder.layer.1.") for one in changed) == (name != "model.keep")
 
 
 def test_epochs_are_searched_where_trials_are_whole(balanced):

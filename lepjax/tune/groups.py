@@ -108,7 +108,7 @@ class Groups:
     def _made(self, built: Built, shared: bool, size: int) -> Program:
         if self.alone:
             return Alone(built, self.objective)
-        if not (shared or len(built.plan.shapes()) == 1):
+        if not shared and len(built.plan.shapes()) > 1:
             fix = "Use order shared, together 1, or batches of one shape (no buckets)."
             raise UserError("jobs with different seeds read batches of different shapes", where="order", fix=fix)
         program = Stacked(built, size, self.objective, shared, self.devices)

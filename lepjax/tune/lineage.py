@@ -49,8 +49,8 @@ def lineage(evolution: Evolution) -> Figure:
     for kind in (LIVED, ENDED):
         if (kinds == kind).any():
             scores.plot([], [], label=kind, **LOOKS[kind])
-    layout.whole(others[-1] if others else scores)
-    (others[-1] if others else scores).set_xlabel("step")
+    layout.whole(others[-1])
+    others[-1].set_xlabel("step")
     layout.legend(figure)
     return figure
 

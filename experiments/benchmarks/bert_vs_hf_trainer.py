@@ -37,6 +37,7 @@ from lepjax.data.batching import Fixed, Packed
 from lepjax.data.datasets import Dataset
 from lepjax.data.labelled import LabelledText
 from lepjax.data.loader import place
+from lepjax.data.quarantine import Sieve
 from lepjax.experiment import Epochs, Experiment, Steps
 from lepjax.models.bert import Bert
 from lepjax.models.bert_heads import SequenceClassification
@@ -72,8 +73,8 @@ class Sst2(LabelledText):
     train: str = "train"
     """The training rows, such as train_sentences[:3200]."""
 
-    def parts(self) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
-        train, dev = datasets.load(self.dataset, split=[self.train, self.dev], data_dir=self.data_dir)
+    def parts(self, sieve: Sieve) -> tuple[Dataset, dict[str, Dataset], dict[str, Dataset]]:
+        train, dev = datasets.load(self.dataset, split=[self.train, self.dev], data_dir=self.data_dir, sieve=sieve)
         return train, {"dev": dev}, {}
 
 

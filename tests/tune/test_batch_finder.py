@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lepjax import tune
 from lepjax.core.errors import UserError
 from lepjax.experiment import build
 from lepjax.models.mlp import Mlp
@@ -95,7 +96,7 @@ def test_sabotage_a_byte_less_is_a_smaller_batch(experiment, trials, quickly):
 
 
 def test_there_are_no_more_records(experiment, quickly):
-    found = find_batch(experiment, most=100)
+    found = tune.find_batch(experiment, most=100)
     assert (found.largest, found.bound) == (96, "records")
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments import digits_mlp
+from lepjax import tune
 from lepjax.core.errors import UserError
 from lepjax.core.optimizers import SGD
 from lepjax.core.schedules import Cosine
@@ -65,7 +66,7 @@ def test_rates_too_small_to_tell_from_noise_are_refused():
 
 def test_on_real_data_it_finds_what_trains():
     """The experiment's own rate, 3e-3, was chosen by hand."""
-    curve = find_lr(dataclasses.replace(digits_mlp.experiment(), mesh="data=1"))
+    curve = tune.find_lr(dataclasses.replace(digits_mlp.experiment(), mesh="data=1"))
     assert curve.diverged and 3e-4 < curve.tenth < 1e-2 and 1e-3 < curve.steepest < 1e-2 < curve.rates[-1]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gzip
+import os
 import pathlib
 import shutil
 import sys
@@ -90,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=TABLES)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--data", type=pathlib.Path, default=pathlib.Path("../shared/data"))
+    parser.add_argument("--data", type=pathlib.Path, default=os.environ.get("LEPJAX_TEST_DATA", "../shared/data"))
     parser.add_argument("--out", type=pathlib.Path, help="keep what was made here")
     chosen = parser.parse_args()
     keep_freed_memory()

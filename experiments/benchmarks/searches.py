@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import tempfile
 from typing import Any
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--rungs", type=int, default=2, help="of asha")
     parser.add_argument("--asha", action="store_true", help="(b) alone")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--data", default=os.environ.get("LEPJAX_TEST_DATA", "../shared/data"))
     arguments = parser.parse_args()
     keep_freed_memory()
     experiment = {"digits": digits, "sst2": sst2}[arguments.what](arguments.data)

@@ -3,8 +3,8 @@
 Purpose   the MLP of experiments/digits_mlp.py for 200 steps and its evaluation, learning rate and weight decay swept:
           (a) 16 trials in one program against one after another with one compile; (b) against one after another with a
           compile each (no compile cache); (c) against Optuna driving a plain PyTorch loop of the same network in a process
-          of its own; and trials per minute for 1 to 64 side by side
-Command   python -m experiments.benchmarks.sweeps [--blocks 10] [--peer-python PYTHON]
+          of its own, its AdamW as it comes and fused; (k) trials per minute for 1 to 64 side by side
+Command   python -m experiments.benchmarks.sweeps [--parts abck] [--blocks 10] [--peer-python PYTHON]
           PYTHON: an environment with torch, optuna and numpy; without it (c) is left out
 Target    1.0 (a), 3 (b) and 2 (c) times the trials per minute, as the lower end of a 95 % interval
 Measured  see README.md
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -89,6 +90,7 @@ def told(name: str, seconds: np.ndarray) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="abck")
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--peer-python", default="")
     arguments = parser.parse_args()
@@ -104,9 +106,11 @@ def main() -> None:
         )
         print(paired.verdict(target), flush=True)
 
-    compare("(a) one compile, one after another", block(Side(1)), 1.0, arguments.blocks)
-    compare("(b) a compile each", compiled_each, 3.0, max(arguments.blocks // 2, 3))
-    if arguments.peer_python:
+    if "a" in arguments.parts:
+        compare("(a) one compile, one after another", block(Side(1)), 1.0, arguments.blocks)
+    if "b" in arguments.parts:
+        compare("(b) a compile each", compiled_each, 3.0, max(arguments.blocks // 2, 3))
+    if "c" in arguments.parts and arguments.peer_python:
         with tempfile.TemporaryDirectory() as folder:
             data = pathlib.Path(folder) / "digits.npz"
             splits = experiment().data.load()
@@ -122,13 +126,14 @@ def main() -> None:
                 dev_x=dev_rows["features"],
                 dev_y=dev_rows["label"],
             )
-            for threads in ("1", "2"):  # which of them is better depends on the machine
-                command = [arguments.peer_python, str(PEER), str(data), str(STEPS), threads]
+            # How many threads are better depends on the machine.
+            for kind, threads in itertools.product(("plain", "fused"), ("1", "2")):
+                command = [arguments.peer_python, str(PEER), str(data), str(STEPS), threads, kind]
                 with Peer(command, {"OMP_NUM_THREADS": threads}) as peer:
                     seconds = lambda: float(peer.ask(TRIALS)["seconds"])  # noqa: B023, E731
-                    name = f"(c) Optuna and PyTorch ({peer.versions}), threads: {threads}"
+                    name = f"(c) Optuna and PyTorch ({peer.versions}), AdamW {kind}, threads: {threads}"
                     compare(name, seconds, 2.0, arguments.blocks, (peer.process.pid,))
-    for side_by_side in (1, 2, 4, 8, 16, 32, 64):
+    for side_by_side in (1, 2, 4, 8, 16, 32, 64) if "k" in arguments.parts else ():
         run = block(Side(side_by_side), 64)
         run()
         kept = collect(lambda _: run(), 3)  # noqa: B023

@@ -1,9 +1,10 @@
 """The other side of `sweeps`: Optuna drives a plain PyTorch loop. It runs in an environment of its own.
 
 Needs     pip install torch optuna numpy   (nothing of lepjax)
-Command   python sweeps_peer.py DIGITS.npz STEPS THREADS
-          DIGITS.npz holds x, dev_x float32[rows, 64] and y, dev_y int[rows]; for every line `N` on stdin N trials are run,
-          in a study in memory with Optuna's random sampler; answers seconds per trial and the best loss
+Command   python sweeps_peer.py DIGITS.npz STEPS THREADS plain|fused
+          plain: AdamW as it comes; fused: with fused=True. DIGITS.npz holds x, dev_x float32[rows, 64] and y, dev_y
+          int[rows]; for every line `N` on stdin N trials are run, in a study in memory with Optuna's random sampler;
+          answers seconds per trial and the best loss
 Answers   lines of JSON on stdout
 """
 
@@ -25,12 +26,12 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
 
 
-def objective(trial: optuna.Trial, data: dict[str, torch.Tensor], steps: int) -> float:
+def objective(trial: optuna.Trial, data: dict[str, torch.Tensor], steps: int, fused: bool) -> float:
     torch.manual_seed(0)
     model = network()
     rate = trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True)
     decay = trial.suggest_float("weight_decay", 1e-4, 1.0, log=True)
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=decay, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=decay, fused=fused or None)
     warmup = steps * 0.05
 
     def factor(step: int) -> float:
@@ -53,6 +54,7 @@ def objective(trial: optuna.Trial, data: dict[str, torch.Tensor], steps: int) ->
 
 
 def main() -> None:
+    steps, fused = int(sys.argv[2]), {"plain": False, "fused": True}[sys.argv[4]]
     torch.set_num_threads(int(sys.argv[3]))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     loaded = np.load(sys.argv[1], allow_pickle=False)
@@ -62,7 +64,7 @@ def main() -> None:
     for line in sys.stdin:
         count, begun = int(line), time.perf_counter()
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        study.optimize(lambda trial: objective(trial, data, int(sys.argv[2])), n_trials=count)
+        study.optimize(lambda trial: objective(trial, data, steps, fused), n_trials=count)
         seconds = (time.perf_counter() - begun) / count
         print(json.dumps({"seconds": seconds, "best": study.best_value}), flush=True)
 

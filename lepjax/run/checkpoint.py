@@ -12,6 +12,7 @@ leaves after it, by digests that were taken on the device and do not depend on t
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -30,6 +31,8 @@ from lepjax.run import disk, files, manifest
 from lepjax.run.manifest import Damaged
 from lepjax.run.named import Flat, differences, first_of, flatten, is_trained, layout, unflatten
 from lepjax.run.processes import main_process, on_main
+
+MOST_ERRORS = 32  # of one failed save: arrays, and a few files of metadata
 
 
 @dataclasses.dataclass
@@ -151,12 +154,22 @@ class Checkpoints:
     def _failed(self, error: Exception) -> None:
         """Older steps are as they were: what this save left goes, so that a full disk does not stay full."""
         self._held = None
+        self._drain()
         if main_process():
             _clear_until_quiet(self.path)
         told = error if isinstance(error, UserError) else disk.unwritable(self.path, self.costs.bytes, error)
         if self.must:
             raise told from error
         self.say(f"{told} Going on without this checkpoint.")
+
+    def _drain(self) -> None:
+        """Waits for the rest of a failed save. Orbax's writers fail one by one, and tell each failure to whoever waits next:
+        the next save, or the end of the run.
+        """
+        for _ in range(MOST_ERRORS):
+            with contextlib.suppress(Exception):  # the first of them was told
+                self._orbax.wait_until_finished()
+                return
 
     @property
     def settled(self) -> bool:

@@ -2,13 +2,16 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
 import resource
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -263,6 +266,39 @@ def test_a_run_may_go_on_without_a_checkpoint_and_saves_when_there_is_space(save
     assert len(said) == 1 and "Going on without this checkpoint" in said[0]
     checkpoints.save(7, skipping(state, 7), META)
     checkpoints.wait()
+    assert checkpoints.steps() == [5, 7]
+
+
+@pytest.fixture
+def full_for_metadata(monkeypatch):
+    """Orbax writes its small files with this, in a thread of its own."""
+
+    def refused(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(epath.Path("/")), "write_text", refused)
+        yield patched
+
+
+def test_a_save_that_fails_twice_is_told_once(saved, full_disk, full_for_metadata):
+    """Orbax keeps the second error for whoever waits next, which was the end of the run: a traceback for the one line."""
+    _, state, checkpoints = saved
+    checkpoints.save(6, skipping(state, 6), META)
+    with pytest.raises(UserError, match=r"checkpoints: cannot be written \(.*needed, .* free\)"):
+        checkpoints.close()
+
+
+def test_a_second_error_is_not_taken_for_that_of_the_next_save(saved, full_for_metadata):
+    _, state, checkpoints = saved
+    said, checkpoints.must = [], False
+    checkpoints.say = said.append
+    checkpoints.save(6, skipping(state, 6), META)
+    checkpoints.wait()
+    full_for_metadata.undo()
+    checkpoints.save(7, skipping(state, 7), META)
+    checkpoints.wait()
+    assert len(said) == 1 and "the disk is full" in said[0]
     assert checkpoints.steps() == [5, 7]
 
 

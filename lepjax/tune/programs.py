@@ -24,6 +24,9 @@ from lepjax.run.evaluation import merged
 from lepjax.tune.objective import Objective
 
 TRIAL = "trial"
+# Under vmap the guard's branch is a select. To update parameters and moments in place after that, the compiler copies all of
+# the moments first, unless it looks at live ranges, which it does on accelerators and on a CPU only if asked.
+LIVE_RANGES: dict[str, str | bool] = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +150,8 @@ class Stacked:
 
     def _compile_step(self, batch: Any) -> Any:
         step = self._spread(advance(self.built.step, self.shared), (self._apart.spec, self._batch.spec))
-        return jax.jit(step, donate_argnums=0).lower(self._abstract, batch).compile()
+        options = LIVE_RANGES if self.mesh.devices.flat[0].platform == "cpu" else None
+        return jax.jit(step, donate_argnums=0).lower(self._abstract, batch).compile(compiler_options=options)
 
     def _compile_measure(self, batch: Any) -> Any:
         def measure(fleet: Fleet, batch: Any) -> Any:

@@ -124,6 +124,19 @@ def test_nothing_compiles_after_the_first_cohort():
     assert compiles.programs == [] and made.compiles == 1
 
 
+def copied():
+    """The moments that a step of stacked trials copies before it updates them."""
+    many, made = trials(4), groups(4)
+    text = made.program(made.key(many[0]), False, 4).compiled.as_text()
+    return re.findall(r" copy\(%(\w*opt_state\w*[mn]u\w*)", text)
+
+
+def test_moments_are_updated_in_place(monkeypatch):
+    assert copied() == []
+    monkeypatch.setattr(programs, "LIVE_RANGES", {})  # sabotage: as the CPU's compiler does it unasked
+    assert len(copied()) > 4
+
+
 SWEPT = {"learning_rate": 0.0123, "weight_decay": 0.0456, "beta1": 0.8765, "beta2": 0.9876, "clip_norm": 7.654}
 SWEPT |= {"dropout": 0.2345, "label_smoothing": 0.1357, "warmup": 11, "end": 173, "final": 0.0789, "eps": 3.21e-7}
 

@@ -29,6 +29,7 @@ from lepjax.models import bert_heads as heads
 from lepjax.models.face import EncoderModel
 from lepjax.models.given import given
 from lepjax.report.html import Report
+from lepjax.run.callbacks import Callback
 from lepjax.run.directory import RunDirectory
 from lepjax.run.evaluation import merged
 from lepjax.run.open import open_run
@@ -65,8 +66,8 @@ class Trainer:
 
     Give one of `max_epochs`, `max_steps`, `max_examples` (default: 3 epochs). `class_weights`: None, "auto" or
     {label: weight}. `freeze`: a regular expression on parameter names. `best`: the metric whose best checkpoint is restored
-    at the end; None takes the task's first headline, "" keeps the last. Raises `UserError` for what does not fit, before
-    anything is compiled.
+    at the end; None takes the task's first headline, "" keeps the last. `callbacks` watch the run or change how it begins
+    (`tune.FindLr`). Raises `UserError` for what does not fit, before anything is compiled.
     """
 
     def __init__(
@@ -93,13 +94,14 @@ class Trainer:
         seed: int = 0,
         run_dir: str = "",
         tokenizer: str = "",
+        callbacks: Sequence[Callback] = (),
         quiet: bool = False,
     ) -> None:
         labelled = train_dataset or dev_dataset
         labels = labelled.labels if labelled is not None else model.labels
         self.model = dataclasses.replace(model, labels=labels or model.labels)
         self.task = task_of(model, labels, label_smoothing, class_weights)
-        self.quiet = quiet
+        self.callbacks, self.quiet = tuple(callbacks), quiet
         recipe, self._values = given(model.recipe, model.params, model.functional.leaves)
         self._kept = (train_dataset, dev_dataset)  # `GivenText` only borrows them
         self._data = GivenText(
@@ -140,11 +142,12 @@ class Trainer:
             raise UserError("no train_dataset", where="Trainer", fix="Pass one to train.")
         # Plain lines in a notebook: rich would make a block of HTML of each.
         console = Console(quiet=self.quiet or jax.process_index() != 0, force_jupyter=False)
-        outcome = train(self.experiment, "trainer", callbacks=[Report()], console=console)
+        outcome = train(self.experiment, "trainer", [*self.callbacks, Report()], console)
         trained = outcome.trained
         if trained is None:
             chosen = outcome.result.get("best", {}).get("step", -1) > 0
-            trained, _ = open_run(outcome.directory, self.experiment, "best" if chosen else "last")
+            ran = outcome.directory.experiment() or self.experiment  # a callback may have changed it
+            trained, _ = open_run(outcome.directory, ran, "best" if chosen else "last")
         params = jax.tree.map(jnp.asarray, jax.device_get(trained.params))
         self.model = dataclasses.replace(self.model, params=params, new=())
         return History(_evaluations(outcome.directory), outcome.result, str(outcome.directory.path))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from lepjax import Trainer, datasets, optimizers
+from lepjax import Trainer, datasets, optimizers, tune
 from lepjax.core.errors import UserError
 from lepjax.data.batching import Fixed, Packed
 from lepjax.experiment import EarlyStopping
@@ -110,6 +110,19 @@ def test_an_interrupted_training_leaves_the_best_parameters(trained, tiny_bert, 
     last.train()
     with pytest.raises(AssertionError):  # without a metric to choose by, it is the last
         jax.tree.map(np.testing.assert_array_equal, last.model.params, trainer.model.params)
+
+
+def test_a_callback_changes_how_training_begins(tiny_bert, sst2, tmp_path, monkeypatch):
+    """Interrupted, what is opened again is the run as the callback has made it."""
+    monkeypatch.setattr("lepjax.trainer.Report", Interrupted)
+    monkeypatch.setattr("lepjax.tune.batch_finder.SECONDS", 0.0)
+    finder = tune.FindBatch(most=64, pick=lambda found: found.largest)
+    trainer = fitted(tiny_bert, sst2, tmp_path / "run", callbacks=[finder], max_epochs=3)
+    told = trainer.train()
+    assert told.result["status"] == "interrupted" and finder.found.largest == 64
+    assert [line["step"] for line in told.evaluations] == [256 // 64, 2 * 256 // 64]
+    best = min(line["dev_loss"] for line in told.evaluations if line["step"] == told.result["best"]["step"])
+    assert trainer.evaluate()["loss"] == pytest.approx(best, rel=1e-5)
 
 
 def test_a_saved_model_says_the_same(trained, sst2, tmp_path):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from lepjax import experiment as experiments
+from lepjax.core import fields
+from lepjax.experiment import Experiment
 
 if TYPE_CHECKING:
     from lepjax.run.fit import Loop
@@ -13,6 +18,10 @@ Values = dict[str, float]
 
 class Callback:
     """Every hook is optional. Hooks run in the order of the callbacks, in every process."""
+
+    def planned(self, experiment: Experiment, before: Experiment | None) -> Experiment:
+        """The experiment as it shall run, before anything is read or built. `before` is what its run directory holds."""
+        return experiment
 
     memory_name = ""
     """Under this name `memory` goes into the checkpoint; empty: nothing to remember."""
@@ -44,6 +53,24 @@ class Callback:
 
     def concluded(self, outcome: Outcome) -> None:
         """After result.json was written."""
+
+
+def planning(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Those that may change how a run begins."""
+    return [callback for callback in callbacks if type(callback).planned is not Callback.planned]
+
+
+def planned(
+    callbacks: Sequence[Callback], experiment: Experiment, before: Experiment | None, say: Callable[[str], None]
+) -> Experiment:
+    """The experiment as one callback after the other wants it; what they changed is said."""
+    given = experiment
+    for callback in callbacks:
+        experiment = callback.planned(experiment, before)
+    for kind in (fields.IDENTITY, fields.HPARAM, fields.RUNTIME):
+        for path, old, new in experiments.differences(given, experiment, kind):
+            say(f"{path} {old} -> {new}, {'found' if before is None else 'as the run was begun'}")
+    return experiment
 
 
 def collect_memory(callbacks: tuple[Callback, ...]) -> dict[str, Any]:

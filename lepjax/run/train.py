@@ -25,7 +25,7 @@ from lepjax.data.loader import placed_ahead, read_ahead
 from lepjax.experiment import Built, Experiment
 from lepjax.run import files, show
 from lepjax.run.backend import use_compile_cache
-from lepjax.run.callbacks import Callback, give_memory
+from lepjax.run.callbacks import Callback, give_memory, planned, planning
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.clock import LIFE, Clock
 from lepjax.run.compiled import Compiled, compile_step, planned_shapes
@@ -89,8 +89,15 @@ def _train(
     clock: Clock,
     signals: StopOnSignal,
 ) -> Outcome:
+    def say(line: str) -> None:
+        console.print(f"lepjax: {line}", highlight=False, soft_wrap=True, markup=False)
+
     use_compile_cache()
     directory = RunDirectory(default_path(name, experiment))
+    if planners := planning(callbacks):
+        with clock.phase("find"):
+            experiment = planned(planners, experiment, directory.experiment(), say)
+        directory = RunDirectory(default_path(name, experiment))
     on_main(directory.check_free)  # reading data may take long
     with clock.phase("data"):
         built = experiments.build(experiment, passes=directory.passes())
@@ -103,10 +110,6 @@ def _train(
     clock.show_life(directory.life(jax.process_index()))
     if main_process() and LIFE in os.environ:
         clock.show_life(pathlib.Path(os.environ[LIFE]))
-
-    def say(line: str) -> None:
-        console.print(f"lepjax: {line}", highlight=False, soft_wrap=True, markup=False)
-
     checkpoints = Checkpoints(directory.checkpoints, say=say, must=experiment.must_save)
     try:
         run = _Run(experiment, built, directory, checkpoints, console, clock, signals, tuple(callbacks))

@@ -13,13 +13,22 @@ from lepjax.tune.space import choice, integer, loguniform, uniform
 
 if TYPE_CHECKING:
     from lepjax.tune.batch_finder import find_batch as find_batch
+    from lepjax.tune.finders import FindBatch as FindBatch
+    from lepjax.tune.finders import FindLr as FindLr
     from lepjax.tune.lr_finder import find_lr as find_lr
     from lepjax.tune.population import pbt as pbt
     from lepjax.tune.searching import sweep as sweep
 
-__all__ = ["choice", "find_batch", "find_lr", "integer", "loguniform", "pbt", "sweep", "uniform"]
+__all__ = ["FindBatch", "FindLr", "choice", "find_batch", "find_lr", "integer", "loguniform", "pbt", "sweep", "uniform"]
 
-LATER = {"find_batch": "batch_finder", "find_lr": "lr_finder", "pbt": "population", "sweep": "searching"}
+LATER = {
+    "FindBatch": "finders",
+    "FindLr": "finders",
+    "find_batch": "batch_finder",
+    "find_lr": "lr_finder",
+    "pbt": "population",
+    "sweep": "searching",
+}
 
 
 def __getattr__(name: str) -> Any:

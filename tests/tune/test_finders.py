@@ -1,0 +1,107 @@
+"""What the finders see is what a run begins with, and a run that goes on keeps it."""
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from lepjax import tune
+from lepjax.core.errors import UserError
+from lepjax.run.callbacks import Callback
+from lepjax.run.fit import interrupted
+from lepjax.run.train import train
+from lepjax.tune import batch_finder
+from lepjax.tune.batch_finder import find_batch
+from lepjax.tune.lr_finder import find_lr
+from tests.tune.squares import squares
+
+QUIET = Console(quiet=True)
+LR = {"low": 1e-4, "high": 100.0, "steps": 80}
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def stepped(self, loop):
+        if loop.step == self.step:
+            loop.stop = interrupted("the test")
+
+
+def losses(outcome):
+    return [line["train_loss"] for line in outcome.directory.read_metrics() if "train_loss" in line]
+
+
+@pytest.fixture(autouse=True)
+def a_step_of_each_size_is_enough(monkeypatch):
+    monkeypatch.setattr(batch_finder, "SECONDS", 0.0)
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return squares(run_dir=str(tmp_path / "run"), log_every=1)
+
+
+def test_a_run_takes_the_batch_that_was_found(experiment):
+    finder = tune.FindBatch(most=200)
+    ran = train(experiment, callbacks=[finder], console=QUIET).directory.experiment()
+    assert ran.data.batch_size == finder.found.largest == find_batch(experiment, most=200).largest == 200
+    assert experiment.data.batch_size != 200
+
+
+def test_what_was_found_is_said(experiment):
+    console = Console(record=True, width=200, quiet=False, file=io.StringIO())
+    train(experiment, callbacks=[tune.FindBatch(most=64)], console=console)
+    assert "lepjax: data.batch_size 128 -> 64, found\n" in console.export_text()
+
+
+def test_a_run_takes_the_rate_that_was_found(experiment):
+    finder = tune.FindLr(**LR)
+    ran = train(experiment, callbacks=[finder], console=QUIET).directory.experiment()
+    expected = find_lr(experiment, **LR)
+    assert ran.optimizer.learning_rate == expected.steepest != experiment.optimizer.learning_rate
+    assert finder.curve.losses.tolist() == expected.losses.tolist()
+
+
+def test_the_rate_is_looked_for_with_the_batch_that_was_found(experiment):
+    finder = tune.FindLr(**LR, pick=lambda curve: curve.tenth)
+    ran = train(experiment, callbacks=[tune.FindBatch(most=64), finder], console=QUIET).directory.experiment()
+    smaller = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=64))
+    assert ran.optimizer.learning_rate == finder.curve.tenth
+    assert finder.curve.losses.tolist() == find_lr(smaller, **LR).losses.tolist()
+    assert finder.curve.losses.tolist() != find_lr(experiment, **LR).losses.tolist()
+
+
+def test_a_run_that_goes_on_keeps_what_it_was_begun_with(experiment, tmp_path):
+    def finders(most):
+        return tune.FindBatch(most=most), tune.FindLr(**LR)
+
+    whole = train(
+        dataclasses.replace(experiment, run_dir=str(tmp_path / "whole")), callbacks=finders(64), console=QUIET
+    )
+    train(experiment, callbacks=[*finders(64), StopAt(4)], console=QUIET)
+    batch, rate = finders(512)  # as if there were more memory now
+    resumed = train(experiment, callbacks=[batch, rate], console=QUIET)
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 10
+    assert batch.found is None and rate.curve is None
+
+
+def test_sabotage_finders_that_look_again_are_noticed(experiment, monkeypatch):
+    train(experiment, callbacks=[tune.FindBatch(most=64), StopAt(4)], console=QUIET)
+    honest = tune.FindBatch.planned
+    monkeypatch.setattr(tune.FindBatch, "planned", lambda self, experiment, before: honest(self, experiment, None))
+    with pytest.raises(UserError, match="data.batch_size"):
+        train(experiment, callbacks=[tune.FindBatch(most=512)], console=QUIET)
+
+
+def test_a_batch_needs_a_directory_of_its_own():
+    with pytest.raises(UserError, match="FindBatch: no run_dir. Give one"):
+        train(squares(), callbacks=[tune.FindBatch()], console=QUIET)
+
+
+def test_where_no_rate_does_anything_nothing_is_written(experiment, tmp_path):
+    dead = dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, freeze="."))
+    with pytest.raises(UserError, match="learning-rate finder"):
+        train(dead, callbacks=[tune.FindLr(**LR)], console=QUIET)
+    assert not (tmp_path / "run").exists()

@@ -13,7 +13,8 @@ usage: lepjax tune EXPERIMENT --space NAME=RANGE [--space ...] [--trials N] [--s
   --pruner P           {pruners}; default none
   --together K         trials that train side by side in one program; 1: one after another, each on the experiment's mesh;
                        default auto
-  --seeds N            runs per trial, which train side by side and whose mean counts; default 1
+  --seeds N            runs per trial, whose mean counts: side by side, or with --together 1 taking their steps in turn;
+                       default 1
   --order seed|shared  each run reads the data in the order of its seed, as a run does, or all in the same; default seed
   --metric M           default: the experiment's `best`, or the loss of its first evaluation split
   --rescore N          fresh seeds on which the winner is scored again; default 0

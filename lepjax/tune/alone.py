@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lepjax.core.state import State
 from lepjax.data.loader import placed_ahead, read_ahead
@@ -62,3 +63,34 @@ class Alone:
             row = row + 1 if skipped > last else 0
             longest, last = max(longest, row), skipped
         return [longest]
+
+
+@dataclasses.dataclass(frozen=True)
+class InTurn:
+    """A `Program` of several jobs, the seeds of one trial, which take their steps in turn.
+
+    So their scores are there at the same steps. Their states lie on the devices side by side, all else is only that of the
+    one whose turn it is. Their batches may differ in shape.
+    """
+
+    program: Alone
+    size: int
+
+    def init(self, jobs: Sequence[Job]) -> list[Lone]:
+        return [self.program.init([job]) for job in jobs]
+
+    def stream(self, jobs: Sequence[Job], start: int = 0) -> Iterator[Any]:
+        steps = max(job.total_steps for job in jobs)
+        return zip(
+            *(self.program.stream([dataclasses.replace(job, total_steps=steps)], start) for job in jobs), strict=True
+        )
+
+    def step(self, states: list[Lone], batch: Any) -> tuple[list[Lone], jax.Array]:
+        taken = [self.program.step(lone, own) for lone, own in zip(states, batch, strict=True)]
+        return [lone for lone, _ in taken], jnp.stack([loss for _, loss in taken])
+
+    def score(self, states: list[Lone]) -> list[float]:
+        return [score for lone in states for score in self.program.score(lone)]
+
+    def stuck(self, states: list[Lone]) -> list[int]:
+        return [row for lone in states for row in self.program.stuck(lone)]

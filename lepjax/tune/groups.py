@@ -12,7 +12,7 @@ from lepjax.core.errors import UserError
 from lepjax.data.loader import Batches
 from lepjax.data.source import Data, Splits
 from lepjax.experiment import Built, Experiment
-from lepjax.tune.alone import Alone
+from lepjax.tune.alone import Alone, InTurn
 from lepjax.tune.memory import device_memory, needed
 from lepjax.tune.objective import Objective
 from lepjax.tune.programs import Job, Program, Stacked
@@ -29,7 +29,7 @@ class Groups:
 
     objective: Objective
     together: int
-    """Jobs side by side, at most; 1 trains them one after another, each on the experiment's mesh."""
+    """Jobs side by side, at most; 1: no two, each has the experiment's mesh for itself."""
     order_seed: int | None
     """Whose order all trials read the data in; None: each that of its own seed."""
     devices: Sequence[jax.Device]
@@ -41,7 +41,8 @@ class Groups:
     def __post_init__(self) -> None:
         self.alone = self.together == 1
         self._built: dict[str, Built] = {}
-        self._programs: dict[tuple[str, bool, int], Program] = {}
+        self._programs: dict[tuple[str, bool, int], Stacked] = {}
+        self._lone: dict[str, Alone] = {}
         self._jobs: dict[str, Job] = {}
 
     def key(self, experiment: Experiment) -> str:
@@ -59,7 +60,7 @@ class Groups:
     @property
     def count(self) -> int:
         """Groups seen so far."""
-        return len({key for key, _, _ in self._programs})
+        return len({key for key, _, _ in self._programs} | self._lone.keys())
 
     def _build(self, experiment: Experiment, key: str) -> Built:
         splits = self.splits(experiment)
@@ -98,16 +99,22 @@ class Groups:
 
         Raises `OutOfMemory` where so many do not fit, `UserError` where batches of the same step differ in shape.
         """
+        if self.alone:
+            return self._alone(key, count)
         size = self.size(count)
         if (key, shared, size) not in self._programs:
             built = self._built[key]
-            self._programs[key, shared, size] = self._made(built, shared, size)
+            self._programs[key, shared, size] = self._stacked(built, shared, size)
             self.compiles += len(built.plan.shapes())
         return self._programs[key, shared, size]
 
-    def _made(self, built: Built, shared: bool, size: int) -> Program:
-        if self.alone:
-            return Alone(built, self.objective)
+    def _alone(self, key: str, count: int) -> Program:
+        if key not in self._lone:
+            self._lone[key] = Alone(self._built[key], self.objective)
+            self.compiles += len(self._built[key].plan.shapes())
+        return self._lone[key] if count == 1 else InTurn(self._lone[key], count)
+
+    def _stacked(self, built: Built, shared: bool, size: int) -> Stacked:
         if not shared and len(built.plan.shapes()) > 1:
             fix = "Use order shared, together 1, or batches of one shape (no buckets)."
             raise UserError("jobs with different seeds read batches of different shapes", where="order", fix=fix)

@@ -50,7 +50,8 @@ class Job:
 class Program(Protocol):
     """Trains up to `size` jobs of one shape side by side. `states` is its own business."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def init(self, jobs: Sequence[Job]) -> Any:
         """The states before step 0."""

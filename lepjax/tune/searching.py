@@ -67,7 +67,7 @@ def sweep(
     sampler   where the next trial is: a file of `tune.samplers`
     pruner    which trials end early: a file of `tune.pruners`
     together  trials that train side by side in one program; 1: one after another, each on the experiment's mesh
-    seeds     runs per trial, whose mean counts; those of one trial always train side by side
+    seeds     runs per trial, whose mean counts; they train side by side, or with `together` 1 take their steps in turn
     order     "seed": each job reads the data in the order of its seed, as a run of its own does; "shared": all in that of
               the experiment's
     metric    `<split>_<metric>`; empty: the experiment's `best`, or the loss of its first evaluation split
@@ -282,7 +282,7 @@ def _check_counts(trials: int, together: int | str, seeds: int, order: str, resc
 
 
 def _width(together: int | str, trials: int, seeds: int, devices: Sequence[jax.Device]) -> int:
-    """Jobs side by side. All seeds of a trial train together."""
+    """Jobs side by side. All seeds of a trial train together, unless nothing does."""
     if together == AUTO:
         return max(min(trials * seeds, MOST.get(devices[0].platform, MOST_ELSEWHERE)), seeds)
-    return int(together) if together == 1 and seeds == 1 else int(together) * seeds
+    return int(together) if together == 1 else int(together) * seeds

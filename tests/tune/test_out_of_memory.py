@@ -14,7 +14,7 @@ SETTINGS = {"trials": 12, "sampler": "random", "together": 6, "devices": jax.dev
 
 def room_for(most, monkeypatch, refused=lambda built: False):
     """A device on which so many trials fit. Returns the sizes of the programs that were made."""
-    honest, made = Groups._made, []
+    honest, made = Groups._stacked, []
 
     def limited(self, built, shared, size):
         if size > most or refused(built):
@@ -22,7 +22,7 @@ def room_for(most, monkeypatch, refused=lambda built: False):
         made.append(size)
         return honest(self, built, shared, size)
 
-    monkeypatch.setattr(Groups, "_made", limited)
+    monkeypatch.setattr(Groups, "_stacked", limited)
     return made
 
 

@@ -159,6 +159,22 @@ def test_several_seeds_are_averaged(tmp_path):
     assert result.compiles == 1
 
 
+def test_seeds_that_take_turns_are_runs_of_their_own(tmp_path):
+    """With one compile, and bit for bit; what a pruner sees at its rungs is their mean."""
+    space = {"learning_rate": SPACE["learning_rate"]}
+    settings = {"trials": 2, "sampler": "random", "pruner": "median", "together": 1}
+    base = experiment(20)
+    turns = tune.sweep(base, space, **settings, seeds=2, run_dir=str(tmp_path / "turns"))
+    assert turns.compiles == turns.groups == 1
+    each = [
+        tune.sweep(dataclasses.replace(base, seed=seed), space, **settings, run_dir=str(tmp_path / f"seed {seed}"))
+        for seed in (0, 1)
+    ]
+    for trial, first, second in zip(turns.trials, *(one.trials for one in each), strict=True):
+        assert trial.by_seed == (first.score, second.score) and first.score != second.score
+        assert trial.reports == {s: (first.reports[s] + second.reports[s]) / 2 for s in (5, 10, 15, 20)}
+
+
 def test_values_that_do_not_go_together_fail_alone(tmp_path):
     from tests.tiny import tiny
 

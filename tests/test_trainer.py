@@ -116,7 +116,7 @@ def test_a_callback_changes_how_training_begins(tiny_bert, sst2, tmp_path, monke
     """Interrupted, what is opened again is the run as the callback has made it."""
     monkeypatch.setattr("lepjax.trainer.Report", Interrupted)
     monkeypatch.setattr("lepjax.tune.batch_finder.SECONDS", 0.0)
-    finder = tune.FindBatch(most=64, pick=lambda found: found.largest)
+    finder = tune.FindBatch(most=64)
     trainer = fitted(tiny_bert, sst2, tmp_path / "run", callbacks=[finder], max_epochs=3)
     told = trainer.train()
     assert told.result["status"] == "interrupted" and finder.found.largest == 64

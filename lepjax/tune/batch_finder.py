@@ -26,7 +26,7 @@ ROUND = 8  # sizes are multiples of this
 AHEAD = 2  # batches that wait on the device while one is computed; see `data.loader.placed_ahead`
 KNEE = 0.9  # share of the best throughput
 GUESSES = 4  # along a straight line, before plain bisection
-SIZES = 8  # of which the throughput is measured, at most
+SIZES = 8  # of which the throughput is measured, at most, where nobody says how many
 SECONDS = 0.5  # that one is measured for; at least three steps, where they take less than ten times as long
 CAVEATS = (
     "A larger batch needs another learning rate (look again: lepjax find lr) and takes fewer steps per epoch; beyond the "
@@ -88,12 +88,14 @@ def largest_fitting(needed: Callable[[int], float], limit: float, multiple: int,
     return low
 
 
-def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0) -> BatchSizes:
-    """Finds the largest batch and measures. Nothing is written.
+def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0, sizes: int = SIZES) -> BatchSizes:
+    """Finds the largest batch, and measures how fast up to `sizes` sizes are. Nothing is written.
 
     `limit` bytes per device (None: what it has) and `most` rows (0: all records) bound the search. Raises `UserError` where
     the smallest batch does not fit.
     """
+    if sizes < 1:
+        raise UserError(f"{sizes} sizes", where="batch finder", fix="Use 1 or more: the largest is always measured.")
     built = experiments.build(experiment)
     trials = Trials(built)
     limit = device_memory(jax.devices()[0], built.placement.mesh.size) if limit is None else limit
@@ -114,14 +116,14 @@ def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0
         if not size:
             raise UserError("even the smallest batch runs out of memory", where="batch finder", fix="Use more devices.")
         proof = trials.run(size)
-    points = [point for rows in smaller(size, ways) if (point := trials.run(rows)) is not None]
+    points = [point for rows in smaller(size, ways, sizes - 1) if (point := trials.run(rows)) is not None]
     return BatchSizes(size, trials.needed(size), limit, (*points, proof), experiment.task.unit, bound)
 
 
-def smaller(size: int, ways: int) -> list[int]:
-    """Ascending, by powers of two, multiples of `ways` that are clearly below `size`; `SIZES - 1` at most."""
-    doubled = (ways << n for n in range(size.bit_length()))
-    return [rows for rows in doubled if rows <= 0.75 * size][1 - SIZES :]
+def smaller(size: int, ways: int, count: int) -> list[int]:
+    """Ascending, by powers of two, the `count` largest multiples of `ways` that are clearly below `size`."""
+    below = [rows for n in range(size.bit_length()) if (rows := ways << n) <= 0.75 * size]
+    return below[max(len(below) - count, 0) :]
 
 
 class Trials:

@@ -13,24 +13,20 @@ import jax
 from lepjax.core.errors import UserError
 from lepjax.experiment import Experiment
 from lepjax.run.callbacks import Callback
-from lepjax.tune.batch_finder import BatchSizes, find_batch
+from lepjax.tune.batch_finder import SIZES, BatchSizes, find_batch
 from lepjax.tune.lr_finder import LrCurve, find_lr
 
 
 class FindBatch(Callback):
-    """Gives a run the largest batch that fits, or what else `pick` takes of `found`; `limit`, `most`: see `find_batch`.
+    """Gives a run the largest batch that fits, or the `knee`: the smallest that is nearly as fast as the fastest.
 
+    `found` is what was seen; `limit` and `most` are those of `find_batch`.
     The batch is part of what a run is, and how much memory is free is not. So the run needs a `run_dir`, and one that goes
     on keeps the batch that it was begun with: then `found` stays None. Several processes would find several sizes.
     """
 
-    def __init__(
-        self,
-        limit: float | None = None,
-        most: int = 0,
-        pick: Callable[[BatchSizes], int] = lambda found: found.largest,
-    ) -> None:
-        self.limit, self.most, self.pick = limit, most, pick
+    def __init__(self, limit: float | None = None, most: int = 0, knee: bool = False) -> None:
+        self.limit, self.most, self.knee = limit, most, knee
         self.found: BatchSizes | None = None
 
     def planned(self, experiment: Experiment, before: Experiment | None) -> Experiment:
@@ -41,8 +37,8 @@ class FindBatch(Callback):
             fix = "Look with `lepjax find batch` on one machine, and pass --data.batch-size."
             raise UserError(f"{jax.process_count()} processes", where="FindBatch", fix=fix)
         if before is None:
-            self.found = find_batch(experiment, self.limit, self.most)
-            rows = self.pick(self.found)
+            self.found = find_batch(experiment, self.limit, self.most, sizes=SIZES if self.knee else 1)
+            rows = self.found.knee if self.knee else self.found.largest
         else:
             rows = before.data.batch_size
         return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=rows))

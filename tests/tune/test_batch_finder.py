@@ -73,7 +73,6 @@ def trials(experiment):
 @pytest.fixture
 def quickly(monkeypatch):
     monkeypatch.setattr(batch_finder, "SECONDS", 1e-9)
-    monkeypatch.setattr(batch_finder, "SIZES", 2)
 
 
 def test_a_step_needs_more_for_more_rows(trials):
@@ -85,18 +84,18 @@ def test_a_step_needs_more_for_more_rows(trials):
 
 def test_a_limit_of_memory_decides(experiment, trials, quickly):
     limit = trials.needed(200)
-    found = find_batch(experiment, limit=limit)
+    found = find_batch(experiment, limit=limit, sizes=2)
     assert (found.largest, found.needed, found.limit, found.bound) == (200, limit, limit, "memory")
     assert [point.rows for point in found.points] == [128, 200]
     assert all(point.seconds > 0 and point.per_second > 0 for point in found.points) and found.unit == "examples"
 
 
 def test_sabotage_a_byte_less_is_a_smaller_batch(experiment, trials, quickly):
-    assert find_batch(experiment, limit=trials.needed(200) - 1).largest == 192
+    assert find_batch(experiment, limit=trials.needed(200) - 1, sizes=1).largest == 192
 
 
 def test_there_are_no_more_records(experiment, quickly):
-    found = tune.find_batch(experiment, most=100)
+    found = tune.find_batch(experiment, most=100, sizes=2)
     assert (found.largest, found.bound) == (96, "records")
 
 
@@ -122,7 +121,7 @@ def on_a_small_device(monkeypatch, rows, message):
 
 def test_where_the_step_runs_out_of_memory_the_batch_is_halved(experiment, quickly, monkeypatch):
     on_a_small_device(monkeypatch, 60, "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes")
-    found = find_batch(experiment, most=96)
+    found = find_batch(experiment, most=96, sizes=1)
     assert (found.largest, found.bound) == (48, "memory")
 
 
@@ -147,8 +146,8 @@ def test_too_few_rows_for_the_mesh():
 
 
 def test_sizes_that_are_measured():
-    assert smaller(1080, 1) == [8, 16, 32, 64, 128, 256, 512]
-    assert smaller(1024, 1)[-1] == 512 and smaller(48, 12) == [12, 24] and smaller(8, 8) == []
+    assert smaller(1080, 1, 7) == [8, 16, 32, 64, 128, 256, 512] and smaller(1080, 1, 0) == []
+    assert smaller(1024, 1, 7)[-1] == 512 and smaller(48, 12, 7) == [12, 24] and smaller(8, 8, 7) == []
 
 
 def test_the_knee_is_the_smallest_that_is_fast():

@@ -47,7 +47,15 @@ def test_a_run_takes_the_batch_that_was_found(experiment):
     finder = tune.FindBatch(most=200)
     ran = train(experiment, callbacks=[finder], console=QUIET).directory.experiment()
     assert ran.data.batch_size == finder.found.largest == find_batch(experiment, most=200).largest == 200
-    assert experiment.data.batch_size != 200
+    assert experiment.data.batch_size != 200 and len(finder.found.points) == 1
+
+
+def test_a_run_takes_the_knee(experiment, monkeypatch):
+    monkeypatch.setattr(batch_finder.BatchSizes, "knee", property(lambda found: found.points[1].rows))
+    finder = tune.FindBatch(most=64, knee=True)
+    ran = train(experiment, callbacks=[finder], console=QUIET).directory.experiment()
+    assert [point.rows for point in finder.found.points] == [1, 2, 4, 8, 16, 32, 64]
+    assert ran.data.batch_size == 2
 
 
 def test_what_was_found_is_said(experiment):

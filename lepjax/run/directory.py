@@ -37,6 +37,8 @@ from lepjax.experiment import Experiment
 from lepjax.run import files
 
 CLAIM_SECONDS = 0.5
+BEGUN = {".lock", ".experiment.json.tmp"}
+"""What a start has written that died, or is, before experiment.json."""
 PACKAGES = ("lepjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -97,6 +99,11 @@ class RunDirectory:
                 f"cannot be written ({error.strerror})", where=str(self.path), fix="Pass --run-dir."
             ) from error
         self._take(lock, fcntl.LOCK_EX, CLAIM_SECONDS)
+        try:
+            self._check_owner(experiment)  # another start may have made it its own meanwhile, and have ended
+        except UserError:
+            lock.close()
+            raise
         lock.truncate(0)
         lock.write(f"pid {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
         lock.flush()
@@ -104,7 +111,8 @@ class RunDirectory:
         files.write_json(self.path / "experiment.json", to_json(experiment))
 
     def check_free(self) -> None:
-        """Raises `UserError` where another process trains here. Changes nothing."""
+        """Raises `UserError` where this cannot be a run directory, or another process trains here. Changes nothing."""
+        self._owner()
         with (
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
             open(self.path / ".lock", encoding="utf-8") as lock,
@@ -132,19 +140,22 @@ class RunDirectory:
                     fix="Wait for it, stop it, or pass another --run-dir.",
                 ) from error
 
-    def _check_owner(self, experiment: Experiment) -> None:
+    def _owner(self) -> Experiment | None:
+        """Whose directory this is, if anybody's."""
         if not self.path.exists():
-            return
+            return None
         if not self.path.is_dir():
             raise UserError("is a file", where=str(self.path), fix="Pass another --run-dir.")
+        # Looked at first: all else that a run leaves here comes after experiment.json, which may appear in this moment.
+        there = {entry.name for entry in self.path.iterdir()}
         owner = self.experiment()
-        if owner is None:
-            if any(entry.name != ".lock" for entry in self.path.iterdir()):
-                raise UserError(
-                    "is not empty and no run directory", where=str(self.path), fix="Pass another --run-dir."
-                )
-            return
-        if experiments.identity(owner) != experiments.identity(experiment):
+        if owner is None and there - BEGUN:
+            raise UserError("is not empty and no run directory", where=str(self.path), fix="Pass another --run-dir.")
+        return owner
+
+    def _check_owner(self, experiment: Experiment) -> None:
+        owner = self._owner()
+        if owner is not None and experiments.identity(owner) != experiments.identity(experiment):
             changed = experiments.differences(owner, experiment, fields.IDENTITY)
             name, old, new = changed[0] if changed else ("an optional field", "unset", "set")
             raise UserError(

@@ -67,7 +67,7 @@ class Trainer:
     Give one of `max_epochs`, `max_steps`, `max_examples` (default: 3 epochs). `class_weights`: None, "auto" or
     {label: weight}. `freeze`: a regular expression on parameter names. `best`: the metric whose best checkpoint is restored
     at the end; None takes the task's first headline, "" keeps the last. `callbacks` watch the run or change how it begins
-    (`tune.FindLr`). Raises `UserError` for what does not fit, before anything is compiled.
+    (`tune.FindLr`). Raises `UserError` for what does not fit, before anything is compiled but what such callbacks look with.
     """
 
     def __init__(
@@ -146,8 +146,7 @@ class Trainer:
         trained = outcome.trained
         if trained is None:
             chosen = outcome.result.get("best", {}).get("step", -1) > 0
-            ran = outcome.directory.experiment() or self.experiment  # a callback may have changed it
-            trained, _ = open_run(outcome.directory, ran, "best" if chosen else "last")
+            trained, _ = open_run(outcome.directory, outcome.experiment, "best" if chosen else "last")
         params = jax.tree.map(jnp.asarray, jax.device_get(trained.params))
         self.model = dataclasses.replace(self.model, params=params, new=())
         return History(_evaluations(outcome.directory), outcome.result, str(outcome.directory.path))

@@ -1,11 +1,12 @@
 """Find a learning rate to begin with, or the largest batch that fits.
 
 usage: lepjax find lr EXPERIMENT [--low 1e-7] [--high 10] [--steps 100] [--out FILE] [--field value ...]
-       lepjax find batch EXPERIMENT [--most ROWS] [--out FILE] [--field value ...]
+       lepjax find batch EXPERIMENT [--most ROWS] [--sizes 8] [--out FILE] [--field value ...]
 
 `lr` raises the learning rate exponentially over a few steps with the experiment's own optimizer and batches, without its
 schedule, until the loss diverges. `batch` reads off compiled steps how much memory batches need, takes a step with the
-largest that fits (at most --most rows, by default all records), and measures the throughput of smaller ones.
+largest that fits (at most --most rows, by default all records), and measures the throughput of smaller ones, --sizes in all:
+each is a compile.
 
 Each draws a picture (.svg or .png; default: runs/NAME/find_lr.svg, find_batch.svg). No run is made or changed.
 """
@@ -18,9 +19,8 @@ from typing import Any
 from lepjax.cli import _load, _open, _overrides
 from lepjax.core.errors import DONE, UserError, nearest
 from lepjax.experiment import Experiment
-from lepjax.report import finders
 from lepjax.run.backend import use_compile_cache
-from lepjax.tune import batch_finder, lr_finder
+from lepjax.tune import batch_finder, finder_plots, lr_finder
 
 
 def run(arguments: list[str]) -> int:
@@ -48,16 +48,15 @@ def _lr(arguments: list[str]) -> int:
         print(f"breaks     {curve.breaks:.2e}   from here on the loss is more than {lr_finder.BROKEN:g} times its best")
     print(f"given      {experiment.optimizer.learning_rate:.2e}   the experiment's own")
     print(f"caveats    {lr_finder.CAVEATS}")
-    marks = {"steepest": curve.steepest, "lowest / 10": curve.tenth}
-    marks |= {} if curve.breaks is None else {"breaks": curve.breaks}
-    _drawn(finders.lr_figure(curve.rates, curve.losses, curve.smooth, marks), path)
+    _drawn(finder_plots.lr_figure(curve), path)
     return DONE
 
 
 def _batch(arguments: list[str]) -> int:
     most, rest = _number(arguments, "--most", 0)
+    sizes, rest = _number(rest, "--sizes", batch_finder.SIZES)
     experiment, path = _opened("batch", rest)
-    found = batch_finder.find_batch(experiment, most=most)
+    found = batch_finder.find_batch(experiment, most=most, sizes=sizes)
     for point in found.points:
         print(f"{point.rows:>9,} rows  {1000 * point.seconds:>9,.2f} ms  {point.per_second:>12,.0f} {found.unit}/s")
     why = "memory is the bound" if found.bound == "memory" else "no more were allowed or are there"
@@ -65,8 +64,7 @@ def _batch(arguments: list[str]) -> int:
     print(f"knee       {found.knee:,} rows give {batch_finder.KNEE:.0%} of the best throughput")
     print(f"given      {experiment.data.batch_size:,} rows, the experiment's own")
     print(f"caveats    {batch_finder.CAVEATS}")
-    rows, rates = zip(*((point.rows, point.per_second) for point in found.points), strict=True)
-    _drawn(finders.batch_figure(rows, rates, found.unit, {"knee": found.knee, "largest": found.largest}), path)
+    _drawn(finder_plots.batch_figure(found), path)
     return DONE
 
 
@@ -77,7 +75,7 @@ def _opened(kind: str, arguments: list[str]) -> tuple[Experiment, Any]:
     if not rest or rest[0].startswith("--"):
         raise UserError("no experiment", where=where, fix="Name an experiment file.")
     loaded = _load.from_file(rest[0], rest[1:])
-    path = finders.check_path(out or f"runs/{loaded.name}/find_{kind}.svg")
+    path = finder_plots.check_path(out or f"runs/{loaded.name}/find_{kind}.svg")
     use_compile_cache()
     return _overrides.apply(loaded.experiment, loaded.rest, rest[0], f"find {kind}", loaded.own), path
 
@@ -91,5 +89,5 @@ def _number(arguments: list[str], name: str, default: Any) -> tuple[Any, list[st
 
 
 def _drawn(figure: Any, path: Any) -> None:
-    finders.save(figure, path)
+    finder_plots.save(figure, path)
     print(f"picture    {path}")

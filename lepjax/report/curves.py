@@ -8,7 +8,8 @@ import io
 import matplotlib.figure
 import numpy as np
 
-COLOURS = ("#2563a8", "#d1611b", "#2b8a55", "#8a3b8f")
+from lepjax.core.colours import SERIES
+
 NOISY = ("loss", "grad norm", "tokens per second")  # shown with their running mean
 
 
@@ -26,7 +27,7 @@ def curve_svg(curve: Curve) -> str:
         figsize=(5.2, 2.9), layout="constrained"
     )  # no pyplot: no global state, no display
     axes = figure.add_subplot()
-    for (split, points), colour in zip(sorted(curve.points.items(), reverse=True), COLOURS, strict=False):
+    for (split, points), colour in zip(sorted(curve.points.items(), reverse=True), SERIES, strict=False):
         steps, values = np.array(points, np.float64).T
         if split == "train" and len(steps) > 20 and curve.title in NOISY:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
-from lepjax.report.curves import COLOURS
+from lepjax.core.colours import SERIES
 from lepjax.run import page
 from lepjax.run.final import Heatmap, Lines
 
@@ -45,7 +45,7 @@ def _(figure: Heatmap, canvas: matplotlib.figure.Figure) -> None:
 def _(figure: Lines, canvas: matplotlib.figure.Figure) -> None:
     axes = canvas.add_subplot()
     for index, (name, (x, y)) in enumerate(figure.curves.items()):
-        axes.plot(x, y, color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=name)
+        axes.plot(x, y, color=SERIES[index % len(SERIES)], linewidth=1.4, label=name)
     axes.set_xlabel(figure.x, fontsize=9)
     axes.set_ylabel(figure.y, fontsize=9)
     axes.tick_params(labelsize=8)

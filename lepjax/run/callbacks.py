@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lepjax import experiment as experiments
 from lepjax.core import fields
+from lepjax.data.source import Splits
 from lepjax.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -16,12 +18,28 @@ if TYPE_CHECKING:
 Values = dict[str, float]
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run is about to begin with.
+
+    experiment  as it was given, or as the callbacks before have made it
+    splits      its data, read
+    before      what its run directory holds; None: the run is new
+    say         tells the person who started it a line
+    """
+
+    experiment: Experiment
+    splits: Splits
+    before: Experiment | None
+    say: Callable[[str], None]
+
+
 class Callback:
     """Every hook is optional. Hooks run in the order of the callbacks, in every process."""
 
-    def planned(self, experiment: Experiment, before: Experiment | None) -> Experiment:
-        """The experiment as it shall run, before anything is read or built. `before` is what its run directory holds."""
-        return experiment
+    def planned(self, start: Start) -> Experiment:
+        """The experiment as it shall run. In every process, before anything is built."""
+        return start.experiment
 
     memory_name = ""
     """Under this name `memory` goes into the checkpoint; empty: nothing to remember."""
@@ -60,16 +78,16 @@ def planning(callbacks: Sequence[Callback]) -> list[Callback]:
     return [callback for callback in callbacks if type(callback).planned is not Callback.planned]
 
 
-def planned(
-    callbacks: Sequence[Callback], experiment: Experiment, before: Experiment | None, say: Callable[[str], None]
-) -> Experiment:
+def planned(callbacks: Sequence[Callback], start: Start) -> Experiment:
     """The experiment as one callback after the other wants it; what they changed is said."""
-    given = experiment
+    if start.before is not None:
+        start.say("this run goes on as it was begun: nothing is looked for again (another --run-dir begins anew)")
+    experiment = start.experiment
     for callback in callbacks:
-        experiment = callback.planned(experiment, before)
+        experiment = callback.planned(dataclasses.replace(start, experiment=experiment))
     for kind in (fields.IDENTITY, fields.HPARAM, fields.RUNTIME):
-        for path, old, new in experiments.differences(given, experiment, kind):
-            say(f"{path} {old} -> {new}, {'found' if before is None else 'as the run was begun'}")
+        for path, old, new in experiments.differences(start.experiment, experiment, kind):
+            start.say(f"{path} {old} -> {new}")
     return experiment
 
 

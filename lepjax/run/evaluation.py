@@ -12,7 +12,7 @@ from lepjax.core.errors import RESTART, UserError, nearest
 from lepjax.core.metrics import Metric
 from lepjax.core.state import State
 from lepjax.data.loader import Batches, placed_ahead, read_ahead
-from lepjax.experiment import Built
+from lepjax.experiment import Built, Experiment
 from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import by_shape, planned_shapes
 from lepjax.run.fit import Loop
@@ -130,6 +130,19 @@ class Evaluate(Callback):
         with loop.clock.phase("evaluation"):
             loop.results, loop.evaluated = self.evaluator(loop.state, loop.clock.beat), loop.step
         loop.publish(loop.step, loop.results)
+
+
+def check_monitors(experiment: Experiment, built: Built) -> None:
+    metrics = experiment.task.metrics()
+    known = [f"{split}_{metric}" for split in built.splits.evaluation for metric in metrics]
+    rules = {"early_stopping.monitor": experiment.early_stopping, "plateau.monitor": experiment.plateau}
+    for where, rule in rules.items():
+        if rule is not None:
+            check_monitor(rule.monitor, known, where)
+            check_mode(rule.mode, where)
+    if experiment.best:
+        check_monitor(experiment.best, known, "best")
+        check_mode(experiment.best_mode, "best_mode")
 
 
 def check_monitor(monitor: str, known: list[str], where: str) -> None:

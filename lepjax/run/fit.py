@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import math
 import time
@@ -123,8 +122,12 @@ def fit(step: Callable[[Any, Any], tuple[Any, Any]], loop: Loop, batches: Iterab
     loop.rate = _Rate(loop.clock)
     loop.stream = iter(batches)
     loop.clock.beat("step", loop.step)
-    with contextlib.suppress(Interrupted):  # the state is that of a whole step, and `loop.stop` says why
+    try:
         _steps(step, loop)
+    except Interrupted:
+        if loop.stop is None:  # a loop that no signal is meant for, such as a finder's
+            raise
+    # Else the state is that of a whole step, and `loop.stop` says why.
     loop.flush()
     return loop
 

@@ -25,14 +25,14 @@ from lepjax.data.loader import placed_ahead, read_ahead
 from lepjax.experiment import Built, Experiment
 from lepjax.run import files, show
 from lepjax.run.backend import use_compile_cache
-from lepjax.run.callbacks import Callback, give_memory, planned, planning
+from lepjax.run.callbacks import Callback, Start, give_memory, planned, planning
 from lepjax.run.checkpoint import Checkpoints
 from lepjax.run.clock import LIFE, Clock
 from lepjax.run.compiled import Compiled, compile_step, planned_shapes
 from lepjax.run.compiles import Compiles, WatchCompiles
 from lepjax.run.debug import debug_step
 from lepjax.run.directory import RunDirectory, default_path
-from lepjax.run.evaluation import Evaluate, Evaluator, check_mode, check_monitor
+from lepjax.run.evaluation import Evaluate, Evaluator, check_monitors
 from lepjax.run.events import LogMetrics
 from lepjax.run.final import Section, Trained
 from lepjax.run.fit import Loop, fit
@@ -52,6 +52,8 @@ Stream = Callable[[int, int], Iterator[Any]]  # (step, cursor) -> (host batch, d
 class Outcome:
     """What a run came to. `code` is the exit code: 0 done, 75 restart me, 78 diverged."""
 
+    experiment: Experiment
+    """As it ran: callbacks may have changed what was given."""
     directory: RunDirectory
     result: dict[str, Any]
     sections: tuple[Section, ...]
@@ -72,7 +74,7 @@ def train(
 
     `callbacks` come last. `leave(why)` ends this process at once, as a command wants it when a signal finds nothing to save
     or nothing moves any more; without it, signals wait for the main thread and nobody watches.
-    Raises `UserError` before anything is compiled or written.
+    Raises `UserError` before anything is compiled or written, but what callbacks look with (`planned`).
     """
     console = console or Console(quiet=not main_process())
     clock = Clock()
@@ -94,14 +96,15 @@ def _train(
 
     use_compile_cache()
     directory = RunDirectory(default_path(name, experiment))
-    if planners := planning(callbacks):
-        with clock.phase("find"):
-            experiment = planned(planners, experiment, directory.experiment(), say)
-        directory = RunDirectory(default_path(name, experiment))
     on_main(directory.check_free)  # reading data may take long
     with clock.phase("data"):
         built = experiments.build(experiment, passes=directory.passes())
     check_monitors(experiment, built)
+    if planners := planning(callbacks):
+        with clock.phase("find"):
+            experiment = _planned(planners, Start(experiment, built.splits, directory.experiment(), say))
+            directory = RunDirectory(default_path(name, experiment))
+            built = experiments.build(experiment, passes=directory.passes(), splits=built.splits)
     before = directory.experiment() if directory.path.is_dir() else None
     agree("data", {"the data's fingerprint": built.plan.fingerprint, "the run directory": str(directory.path)})
     on_main(lambda: directory.claim(experiment))
@@ -121,17 +124,12 @@ def _train(
         directory.release()
 
 
-def check_monitors(experiment: Experiment, built: Built) -> None:
-    metrics = experiment.task.metrics()
-    known = [f"{split}_{metric}" for split in built.splits.evaluation for metric in metrics]
-    rules = {"early_stopping.monitor": experiment.early_stopping, "plateau.monitor": experiment.plateau}
-    for where, rule in rules.items():
-        if rule is not None:
-            check_monitor(rule.monitor, known, where)
-            check_mode(rule.mode, where)
-    if experiment.best:
-        check_monitor(experiment.best, known, "best")
-        check_mode(experiment.best_mode, "best_mode")
+def _planned(callbacks: Sequence[Callback], start: Start) -> Experiment:
+    """What the callbacks make of the experiment: the same in all processes."""
+    agree("run directory", {"an experiment in the run directory": str(start.before is not None)})
+    experiment = planned(callbacks, start)
+    agree("plan", facts(experiment))
+    return experiment
 
 
 @dataclasses.dataclass
@@ -320,7 +318,7 @@ class _Run:
             return None
         self.say(f"already finished: {self.directory.path}")
         show.result(self.console, result, ())
-        return Outcome(self.directory, result, (), DONE)
+        return Outcome(self.experiment, self.directory, result, (), DONE)
 
     def _best_state(self, loop: Loop, best: Best | None) -> State:
         """The state that a run is judged by: the best that was saved, or the last where no metric was to choose by."""
@@ -369,7 +367,8 @@ class _Run:
         if main_process():
             files.write_json(self.directory.result, result)
         show.result(self.console, result, sections)
-        outcome = Outcome(self.directory, result, sections, loop.stop.code if loop.stop else DONE, trained)
+        code = loop.stop.code if loop.stop else DONE
+        outcome = Outcome(self.experiment, self.directory, result, sections, code, trained)
         for callback in loop.callbacks:
             callback.concluded(outcome)
         return outcome

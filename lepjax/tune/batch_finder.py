@@ -17,7 +17,7 @@ import numpy as np
 from lepjax import experiment as experiments
 from lepjax.core.errors import UserError
 from lepjax.data.loader import load_rows, place
-from lepjax.data.source import Rows
+from lepjax.data.source import Rows, Splits
 from lepjax.experiment import Built, Experiment
 from lepjax.run.compiled import Compiled, Shapes, compile_step, planned_shapes
 from lepjax.tune.memory import device_memory
@@ -88,15 +88,21 @@ def largest_fitting(needed: Callable[[int], float], limit: float, multiple: int,
     return low
 
 
-def find_batch(experiment: Experiment, limit: float | None = None, most: int = 0, sizes: int = SIZES) -> BatchSizes:
+def find_batch(
+    experiment: Experiment,
+    limit: float | None = None,
+    most: int = 0,
+    sizes: int = SIZES,
+    splits: Splits | None = None,
+) -> BatchSizes:
     """Finds the largest batch, and measures how fast up to `sizes` sizes are. Nothing is written.
 
-    `limit` bytes per device (None: what it has) and `most` rows (0: all records) bound the search. Raises `UserError` where
-    the smallest batch does not fit.
+    `limit` bytes per device (None: what it has) and `most` rows (0: all records) bound the search. `splits` are the
+    experiment's data, where they are read already. Raises `UserError` where the smallest batch does not fit.
     """
     if sizes < 1:
         raise UserError(f"{sizes} sizes", where="batch finder", fix="Use 1 or more: the largest is always measured.")
-    built = experiments.build(experiment)
+    built = experiments.build(experiment, splits=splits)
     trials = Trials(built)
     limit = device_memory(jax.devices()[0], built.placement.mesh.size) if limit is None else limit
     most = min(most or len(built.splits.train), len(built.splits.train))
@@ -136,7 +142,7 @@ class Trials:
 
     def _prepare(self, rows: int) -> tuple[Compiled, Rows, Shapes]:
         """(the step, host rows, shapes) for the batch with the most bytes of a plan with so many rows."""
-        order = experiments.planned(_with_rows(self.built.experiment, rows), self.built.splits)
+        order = experiments.planned(with_rows(self.built.experiment, rows), self.built.splits)
         ids = order.plan.shapes()
         shapes = planned_shapes(order.source, ids, self.built.placement)
         widest = max(range(len(ids)), key=lambda i: _bytes(shapes[i]))
@@ -178,7 +184,7 @@ def out_of_memory(error: Exception) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
 
 
-def _with_rows(experiment: Experiment, rows: int) -> Experiment:
+def with_rows(experiment: Experiment, rows: int) -> Experiment:
     return dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, batch_size=rows))
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lepjax.core.colours import BLUE, GREY, ORANGE
 from lepjax.tune import layout
-from lepjax.tune.plots import BLUE, GREY, ORANGE, SIZE
+from lepjax.tune.plots import SIZE
 from lepjax.tune.words import folded
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from lepjax.core.errors import UserError
 from lepjax.core.schedules import Constant
 from lepjax.core.spikes import Spikes
 from lepjax.data.loader import placed_ahead, read_ahead
+from lepjax.data.source import Splits
 from lepjax.experiment import Experiment, Steps
 from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import compile_step, planned_shapes
@@ -159,13 +160,16 @@ def explored(experiment: Experiment, steps: int = 100) -> Experiment:
     return dataclasses.replace(experiment, optimizer=optimizer, spikes=Spikes(), length=Steps(steps + 1))
 
 
-def find_lr(experiment: Experiment, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrCurve:
+def find_lr(
+    experiment: Experiment, low: float = 1e-7, high: float = 10.0, steps: int = 100, splits: Splits | None = None
+) -> LrCurve:
     """Runs the range test on the experiment's own training batches. Nothing is written.
 
-    Raises `UserError` where the experiment does not fit, or no rate changes the loss.
+    `splits` are the experiment's data, where they are read already. Raises `UserError` where the experiment does not fit, or
+    no rate changes the loss.
     """
     finder = LrFinder(low, high, steps)
-    built = experiments.build(explored(experiment, steps))
+    built = experiments.build(explored(experiment, steps), splits=splits)
     shapes = planned_shapes(built.source, built.plan.shapes(), built.placement)
     step = compile_step(built.step, built.abstract, shapes, built.placement)
     loop = Loop(state=built.init(), step=0, total_steps=built.total_steps, callbacks=(finder,), log_every=steps + 2)

@@ -16,13 +16,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from lepjax.core.colours import BLUE, GREY, ORANGE, RED
 from lepjax.tune import layout
 from lepjax.tune.importance import FEW, importances
 from lepjax.tune.space import Dimension, Space
 from lepjax.tune.trial import COMPLETE, FAILED, PRUNED, Trial, winner
 from lepjax.tune.words import cut, folded, short, told_value
 
-BLUE, ORANGE, GREY, RED = "#2563a8", "#d1611b", "#9aa3ad", "#c0392b"
 RING: dict[str, Any] = {"s": 90, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.6, "clip_on": False}
 SIZE = (6.4, 3.6)  # inches
 

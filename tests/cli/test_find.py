@@ -29,9 +29,8 @@ def test_a_learning_rate(tmp_path, capsys):
 
 def test_a_batch(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(batch_finder, "SECONDS", 1e-9)
-    monkeypatch.setattr(batch_finder, "SIZES", 3)
     path = tmp_path / "batch.png"
-    assert find("batch", TARGET, "--most", 100, "--out", path, *SMALL) == DONE
+    assert find("batch", TARGET, "--most", 100, "--sizes", 3, "--out", path, *SMALL) == DONE
     out = capsys.readouterr().out
     assert re.findall(r"^ +(\d+) rows .* examples/s$", out, re.MULTILINE) == ["32", "64", "96"]
     assert "largest    96 rows (no more were allowed or are there)" in out and "another learning rate" in out

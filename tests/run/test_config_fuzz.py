@@ -15,7 +15,7 @@ from lepjax.core.plateau import Plateau
 from lepjax.core.schedules import Cosine, Exponential, WarmupStableDecay
 from lepjax.data.batching import Buckets, Packed
 from lepjax.experiment import EarlyStopping, Epochs, Steps, build
-from lepjax.run.train import check_monitors
+from lepjax.run.evaluation import check_monitors
 from tests.labelled import Labelled, labelled
 from tests.tiny import tiny
 

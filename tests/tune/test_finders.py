@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import os
+import signal
 
 import pytest
 from rich.console import Console
@@ -11,10 +13,10 @@ from lepjax.core.errors import UserError
 from lepjax.run.callbacks import Callback
 from lepjax.run.fit import interrupted
 from lepjax.run.train import train
-from lepjax.tune import batch_finder
+from lepjax.tune import batch_finder, lr_finder
 from lepjax.tune.batch_finder import find_batch
 from lepjax.tune.lr_finder import find_lr
-from tests.tune.squares import squares
+from tests.tune.squares import Points, squares
 
 QUIET = Console(quiet=True)
 LR = {"low": 1e-4, "high": 100.0, "steps": 80}
@@ -61,7 +63,11 @@ def test_a_run_takes_the_knee(experiment, monkeypatch):
 def test_what_was_found_is_said(experiment):
     console = Console(record=True, width=200, quiet=False, file=io.StringIO())
     train(experiment, callbacks=[tune.FindBatch(most=64)], console=console)
-    assert "lepjax: data.batch_size 128 -> 64, found\n" in console.export_text()
+    said = console.export_text()
+    assert "lepjax: batch: 64 rows fit (no more were allowed or are there); with 64 an epoch has 8.0 steps\n" in said
+    assert "lepjax: data.batch_size 128 -> 64\n" in said and batch_finder.CAVEATS in said
+    train(experiment, callbacks=[tune.FindBatch(most=32)], console=console)
+    assert "lepjax: this run goes on as it was begun: nothing is looked for again" in console.export_text()
 
 
 def test_a_run_takes_the_rate_that_was_found(experiment):
@@ -98,7 +104,9 @@ def test_a_run_that_goes_on_keeps_what_it_was_begun_with(experiment, tmp_path):
 def test_sabotage_finders_that_look_again_are_noticed(experiment, monkeypatch):
     train(experiment, callbacks=[tune.FindBatch(most=64), StopAt(4)], console=QUIET)
     honest = tune.FindBatch.planned
-    monkeypatch.setattr(tune.FindBatch, "planned", lambda self, experiment, before: honest(self, experiment, None))
+    monkeypatch.setattr(
+        tune.FindBatch, "planned", lambda self, start: honest(self, dataclasses.replace(start, before=None))
+    )
     with pytest.raises(UserError, match="data.batch_size"):
         train(experiment, callbacks=[tune.FindBatch(most=512)], console=QUIET)
 
@@ -113,3 +121,52 @@ def test_where_no_rate_does_anything_nothing_is_written(experiment, tmp_path):
     with pytest.raises(UserError, match="learning-rate finder"):
         train(dead, callbacks=[tune.FindLr(**LR)], console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_seen_is_drawn(experiment):
+    directory = train(
+        experiment, callbacks=[tune.FindBatch(most=64, knee=True), tune.FindLr(**LR)], console=QUIET
+    ).directory
+    for name, title in (("find_batch", "throughput by batch size"), ("find_lr", "learning-rate range test")):
+        assert title in (directory.path / f"{name}.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"best": "dev_los"}, "Did you mean dev_loss"),
+        ({"run_dir": __file__}, "is a file"),
+        ({"mesh": "data=3"}, "divide"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_looked_for(experiment, change, message, monkeypatch):
+    def look(*arguments):
+        raise AssertionError
+
+    monkeypatch.setattr("lepjax.tune.finders.find_lr", look)
+    with pytest.raises(UserError, match=message):
+        train(dataclasses.replace(experiment, **change), callbacks=[tune.FindLr(**LR)], console=QUIET)
+
+
+class Signalled(lr_finder.LrFinder):
+    """A finder that gets Ctrl-C in its range test."""
+
+    def stepped(self, loop):
+        super().stepped(loop)
+        if loop.step == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_ends_the_search_and_the_run(experiment, tmp_path, monkeypatch):
+    """As in every phase that leaves nothing to save; with half of its curve nothing is trained."""
+    monkeypatch.setattr(lr_finder, "LrFinder", Signalled)
+    with pytest.raises(KeyboardInterrupt):
+        train(experiment, callbacks=[tune.FindLr(**LR)], console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_data_are_read_once(experiment, monkeypatch):
+    reads, load = [], Points.load
+    monkeypatch.setattr(Points, "load", lambda self: reads.append(self) or load(self))
+    train(experiment, callbacks=[tune.FindBatch(most=64), tune.FindLr(**LR)], console=QUIET)
+    assert len(reads) == 1

@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.figure
 import numpy as np
 
+from lepjax.core.colours import BLUE, SERIES
 from lepjax.core.errors import UserError
-from lepjax.report.curves import COLOURS
+from lepjax.tune.batch_finder import BatchSizes
+from lepjax.tune.lr_finder import LrCurve
 
 SUFFIXES = (".svg", ".png")
 
 
-def lr_figure(
-    rates: np.ndarray, losses: np.ndarray, smooth: np.ndarray, marks: dict[str, float]
-) -> matplotlib.figure.Figure:
-    """Loss over the learning rate; `marks` {name: rate} are drawn as vertical lines.
-
-    The axis ends where an exploding loss would flatten all that is of interest.
-    """
+def lr_figure(curve: LrCurve) -> matplotlib.figure.Figure:
+    """Loss over the learning rate. The axis ends where an exploding loss would flatten all that is of interest."""
+    marks = {"steepest": curve.steepest, "lowest / 10": curve.tenth}
+    marks |= {} if curve.breaks is None else {"breaks": curve.breaks}
     figure, axes = _panel("learning-rate range test", "learning rate", "loss")
-    axes.plot(rates, losses, color=COLOURS[0], alpha=0.25, linewidth=0.8)
-    axes.plot(rates, smooth, color=COLOURS[0], linewidth=1.6, label="smoothed loss")
-    for (name, rate), colour in zip(marks.items(), COLOURS[1:], strict=False):
+    axes.plot(curve.rates, curve.losses, color=BLUE, alpha=0.25, linewidth=0.8)
+    axes.plot(curve.rates, curve.smooth, color=BLUE, linewidth=1.6, label="smoothed loss")
+    for (name, rate), colour in zip(marks.items(), SERIES[1:], strict=False):
         axes.axvline(rate, color=colour, linewidth=1.2, linestyle="--", label=f"{name} {rate:.1e}")
     axes.set_xscale("log")
-    low, high = float(losses.min()), float(smooth[: np.argmin(smooth) + 1].max())
+    low, high = float(curve.losses.min()), float(curve.smooth[: np.argmin(curve.smooth) + 1].max())
     axes.set_ylim(low - 0.08 * (high - low), high + 0.35 * (high - low))
     axes.legend(fontsize=8, frameon=False)
     return figure
 
 
-def batch_figure(
-    rows: Sequence[int], rates: Sequence[float], unit: str, marks: dict[str, float]
-) -> matplotlib.figure.Figure:
-    """Throughput (`unit` per second) over the rows of a batch, both sequences of one length."""
-    figure, axes = _panel("throughput by batch size", "rows per batch", f"{unit} per second")
-    axes.plot(rows, rates, color=COLOURS[0], marker="o", markersize=4, linewidth=1.4)
-    for (name, size), colour in zip(marks.items(), COLOURS[1:], strict=False):
+def batch_figure(found: BatchSizes) -> matplotlib.figure.Figure:
+    """Throughput over the rows of a batch."""
+    rows, rates = zip(*((point.rows, point.per_second) for point in found.points), strict=True)
+    figure, axes = _panel("throughput by batch size", "rows per batch", f"{found.unit} per second")
+    axes.plot(rows, rates, color=BLUE, marker="o", markersize=4, linewidth=1.4)
+    for (name, size), colour in zip({"knee": found.knee, "largest": found.largest}.items(), SERIES[1:], strict=False):
         axes.axvline(size, color=colour, linewidth=1.2, linestyle="--", label=f"{name} {size:,.0f}")
     axes.set_xscale("log", base=2)
     axes.set_xticks(rows, [f"{size:,}" for size in rows], rotation=30, ha="right")

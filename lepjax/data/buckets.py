@@ -14,6 +14,7 @@ import numpy as np
 
 from lepjax.core.errors import UserError
 from lepjax.data.plan import digest_of, permuted
+from lepjax.data.recent import Recent
 
 
 def choose(
@@ -110,7 +111,7 @@ class BucketPlan:
         return hash(self.fingerprint)
 
 
-@functools.lru_cache(maxsize=4)
+@Recent
 def _arranged(plan: BucketPlan, epoch: int) -> np.ndarray:
     """int64[steps per epoch, batch size]: the record ids of an epoch's batches."""
     order = permuted(plan.records, plan.seed, epoch, np.arange(plan.records))

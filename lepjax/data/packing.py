@@ -9,6 +9,7 @@ import numpy as np
 
 from lepjax.core.errors import UserError
 from lepjax.data.plan import digest_of, permuted
+from lepjax.data.recent import Recent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _count(plan: PackedPlan, epoch: int) -> int:
     return len(_packed(plan, epoch))
 
 
-@functools.lru_cache(maxsize=4)
+@Recent
 def _packed(plan: PackedPlan, epoch: int) -> np.ndarray:
     """int64[batches, rows, slots]."""
     order = np.arange(plan.records)

@@ -8,7 +8,6 @@ records of unequal length.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 from typing import Protocol
@@ -17,6 +16,7 @@ import grain
 import numpy as np
 
 from lepjax.core.errors import UserError
+from lepjax.data.recent import Recent
 
 SMALL = 2**22  # up to this many records an epoch's whole permutation is kept (32 MB)
 
@@ -67,7 +67,7 @@ def permuted(records: int, seed: int, epoch: int, places: np.ndarray) -> np.ndar
     return np.array([order[epoch * records + int(place)] for place in places], np.int64)
 
 
-@functools.lru_cache(maxsize=4)
+@Recent
 def _permutation(records: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=[seed, epoch]).random_raw(records), kind="stable")
 

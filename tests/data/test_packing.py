@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepjax.core.errors import UserError
-from lepjax.data import packing
+from lepjax.data import packing, recent
 from lepjax.data.batching import Packed
 from lepjax.data.buckets import BucketPlan
 from lepjax.data.encoded import EncodedRecords
@@ -134,6 +134,7 @@ def test_a_late_epoch_is_not_packed_from_the_start_for_every_batch(monkeypatch):
     packed, epochs = packs(plan, 120)
     assert epochs > 16 and packed == epochs, "each epoch once"
     monkeypatch.setattr(packing, "_count", lambda plan, epoch: len(packing._packed(plan, epoch)))  # sabotage: forget
+    monkeypatch.setattr(recent, "COUNT", 4)
     packed, epochs = packs(dataclasses.replace(plan, seed=1), 120)
     assert packed > 10 * epochs
 

@@ -80,10 +80,12 @@ class InTurn:
         return [self.program.init([job]) for job in jobs]
 
     def stream(self, jobs: Sequence[Job], start: int = 0) -> Iterator[Any]:
+        """What several read in the same order is read and held once."""
         steps = max(job.total_steps for job in jobs)
-        return zip(
-            *(self.program.stream([dataclasses.replace(job, total_steps=steps)], start) for job in jobs), strict=True
-        )
+        each = {job.order: dataclasses.replace(job, total_steps=steps) for job in jobs}
+        for batches in zip(*(self.program.stream([job], start) for job in each.values()), strict=True):
+            held = dict(zip(each, batches, strict=True))
+            yield [held[job.order] for job in jobs]
 
     def step(self, states: list[Lone], batch: Any) -> tuple[list[Lone], jax.Array]:
         taken = [self.program.step(lone, own) for lone, own in zip(states, batch, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -112,19 +113,24 @@ class Groups:
         if key not in self._lone:
             self._lone[key] = Alone(self._built[key], self.objective)
             self.compiles += len(self._built[key].plan.shapes())
-        return self._lone[key] if count == 1 else InTurn(self._lone[key], count)
+        if count == 1:
+            return self._lone[key]
+        self._check_room(self._lone[key].compiled, f"the states of {count} seeds", states=count)
+        return InTurn(self._lone[key], count)
 
     def _stacked(self, built: Built, shared: bool, size: int) -> Stacked:
         if not shared and len(built.plan.shapes()) > 1:
             fix = "Use order shared, together 1, or batches of one shape (no buckets)."
             raise UserError("jobs with different seeds read batches of different shapes", where="order", fix=fix)
         program = Stacked(built, size, self.objective, shared, self.devices)
-        need, free = needed(program.compiled), device_memory(self.devices[0], len(self.devices))
-        if need > free and size > self.least:
-            raise OutOfMemory(
-                f"{size} trials need {need / 1e9:.1f} GB on each device, which has {free / 1e9:.1f} GB for them"
-            )
+        if size > self.least:
+            self._check_room(program.compiled, f"{size} trials")
         return program
+
+    def _check_room(self, compiled: Any, what: str, states: int = 1) -> None:
+        need, free = needed(compiled, states), device_memory(self.devices[0], len(self.devices))
+        if need > free:
+            raise OutOfMemory(f"{what} need {need / 1e9:.1f} GB on each device, which has {free / 1e9:.1f} GB for them")
 
     @property
     def least(self) -> int:

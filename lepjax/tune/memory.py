@@ -42,14 +42,17 @@ def host_memory(root: pathlib.Path = pathlib.Path("/")) -> int:
     return available
 
 
-def needed(program: Any) -> int:
-    """Bytes of a compiled program on each device: arguments, outputs and scratch. 0 where the compiler does not tell."""
-    return max(_needed(one) for one in getattr(program, "programs", {"": program}).values())
+def needed(program: Any, states: int = 1) -> int:
+    """Bytes of a compiled program on each device: arguments, outputs and scratch. 0 where the compiler does not tell.
+
+    `states`: of how many jobs the arguments are kept, while it works on one.
+    """
+    return max(_needed(one, states) for one in getattr(program, "programs", {"": program}).values())
 
 
-def _needed(program: Any) -> int:
+def _needed(program: Any, states: int) -> int:
     told = program.memory_analysis()
     if told is None:
         return 0
-    kept = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
+    kept = states * told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
     return kept + told.temp_size_in_bytes

@@ -24,8 +24,6 @@ from lepjax.run.evaluation import merged
 from lepjax.tune.objective import Objective
 
 TRIAL = "trial"
-# Under vmap the guard's branch is a select. To update parameters and moments in place after that, the compiler copies all of
-# the moments first, unless it looks at live ranges, which it does on accelerators and on a CPU only if asked.
 LIVE_RANGES: dict[str, str | bool] = {"xla_cpu_copy_insertion_use_region_analysis": True}
 
 
@@ -151,8 +149,8 @@ class Stacked:
 
     def _compile_step(self, batch: Any) -> Any:
         step = self._spread(advance(self.built.step, self.shared), (self._apart.spec, self._batch.spec))
-        options = LIVE_RANGES if self.mesh.devices.flat[0].platform == "cpu" else None
-        return jax.jit(step, donate_argnums=0).lower(self._abstract, batch).compile(compiler_options=options)
+        lowered = jax.jit(step, donate_argnums=0).lower(self._abstract, batch)
+        return in_place(lowered) if self.mesh.devices.flat[0].platform == "cpu" else lowered.compile()
 
     def _compile_measure(self, batch: Any) -> Any:
         def measure(fleet: Fleet, batch: Any) -> Any:
@@ -197,6 +195,21 @@ class Stacked:
         """The states at these places, as the first of a program of another size."""
         index = np.array([*places, *[places[0]] * (into.size - len(places))], np.int32)
         return _pick(states, index, into._apart)
+
+
+def in_place(lowered: Any) -> Any:
+    """Compiles a step for a CPU so that it updates its state in place.
+
+    Under `vmap` the guard's branch is a select. To update parameters and moments after that, the compiler copies all the
+    moments first, unless it looks at live ranges, which it does on accelerators and on a CPU only if asked. One that does
+    not know the question makes the same numbers.
+    """
+    try:
+        return lowered.compile(compiler_options=LIVE_RANGES)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()
 
 
 def _placed(shape: Sequence[int], dtype: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -41,6 +41,16 @@ def test_halves_are_trained_until_they_fit(most, expected, tmp_path, monkeypatch
     assert [t.score for t in result.trials] == pytest.approx([t.score for t in expected.trials], rel=1e-4)
 
 
+def test_states_of_seeds_that_take_turns_must_fit(tmp_path, monkeypatch):
+    """What a sweep with one seed does not ask, because a job alone is tried whatever the compiler says."""
+    monkeypatch.setattr("lepjax.tune.groups.device_memory", lambda device, count: 10.0)
+    settings = {**SETTINGS, "trials": 2, "together": 1}
+    one = tune.sweep(experiment(20), SPACE, **settings, run_dir=str(tmp_path / "one"))
+    two = tune.sweep(experiment(20), SPACE, **settings, seeds=2, run_dir=str(tmp_path / "two"))
+    assert {trial.state for trial in one.trials} == {COMPLETE} and {trial.state for trial in two.trials} == {FAILED}
+    assert "out of memory: the states of 2 seeds need 0.0 GB on each device" in two.trials[0].note
+
+
 def test_what_does_not_fit_by_itself_fails_alone(tmp_path, monkeypatch):
     room_for(6, monkeypatch, refused=lambda built: built.experiment.model.activation == "gelu")
     space = {**SPACE, "model.activation": tune.choice(["relu", "gelu"])}

@@ -131,10 +131,36 @@ def copied():
     return re.findall(r" copy\(%(\w*opt_state\w*[mn]u\w*)", text)
 
 
+def test_a_compiler_that_does_not_know_the_question_is_not_asked(monkeypatch):
+    step = jax.jit(lambda x: 2 * x).lower(np.ones(3, np.float32))
+    monkeypatch.setattr(programs, "LIVE_RANGES", {"xla_cpu_of_another_year": True})
+    assert programs.in_place(step)(np.ones(3, np.float32)).tolist() == [2, 2, 2]
+    monkeypatch.setattr(programs, "LIVE_RANGES", {"xla_cpu_copy_insertion_use_region_analysis": "perhaps"})
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        programs.in_place(step)
+
+
 def test_moments_are_updated_in_place(monkeypatch):
     assert copied() == []
     monkeypatch.setattr(programs, "LIVE_RANGES", {})  # sabotage: as the CPU's compiler does it unasked
     assert len(copied()) > 4
+
+
+def test_what_is_read_in_one_order_is_read_once(monkeypatch):
+    """Of three that take turns, two read the same; each sees the batches that it sees alone."""
+    made, (one, *_) = groups(1), trials(1)
+    jobs = [made.job(dataclasses.replace(one, seed=seed)) for seed in (1, 2, 1)]
+    program = made.program(made.key(one), False, 3)
+    starts, honest = [], type(program.program).stream
+    monkeypatch.setattr(type(program.program), "stream", lambda self, *given: starts.append(1) or honest(self, *given))
+    turns = list(program.stream(jobs))
+    assert len(starts) == 2 and len(turns) == jobs[0].total_steps
+    for place, job in enumerate(jobs):
+        alone = program.program.stream([job])
+        assert all(
+            np.array_equal(turn[place]["features"], own["features"]) for turn, own in zip(turns, alone, strict=True)
+        )
+    assert not np.array_equal(turns[0][0]["features"], turns[0][1]["features"])
 
 
 SWEPT = {"learning_rate": 0.0123, "weight_decay": 0.0456, "beta1": 0.8765, "beta2": 0.9876, "clip_norm": 7.654}

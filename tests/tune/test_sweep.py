@@ -13,6 +13,7 @@ import pytest
 
 from lepjax import tune
 from lepjax.core.errors import UserError
+from lepjax.data.batching import Buckets
 from lepjax.data.digits import Digits
 from lepjax.experiment import Steps
 from lepjax.run import files
@@ -20,6 +21,7 @@ from lepjax.tune.objective import objective
 from lepjax.tune.searching import FRESH
 from lepjax.tune.study import Study
 from lepjax.tune.trial import COMPLETE, FAILED
+from tests.labelled import Labelled, labelled
 from tests.tune.digits import experiment
 
 SPACE = {
@@ -173,6 +175,20 @@ def test_seeds_that_take_turns_are_runs_of_their_own(tmp_path):
     for trial, first, second in zip(turns.trials, *(one.trials for one in each), strict=True):
         assert trial.by_seed == (first.score, second.score) and first.score != second.score
         assert trial.reports == {s: (first.reports[s] + second.reports[s]) / 2 for s in (5, 10, 15, 20)}
+
+
+def test_seeds_that_take_turns_may_have_batches_of_other_shapes(tmp_path):
+    """Which side by side they may not; and where all read in one order, they still are runs of their own."""
+    base = labelled(data=Labelled(batching=Buckets(lengths=(8, 16)), batch_size=8), length=Steps(6))
+    settings = {"trials": 1, "sampler": "random", "seeds": 2}
+    space = {"learning_rate": tune.loguniform(1e-3, 1e-2)}
+    with pytest.raises(UserError, match="read batches of different shapes. Use order shared, together 1"):
+        tune.sweep(base, space, **settings, run_dir=str(tmp_path / "beside"))
+    scores = [
+        tune.sweep(base, space, **settings, together=1, order=order, run_dir=str(tmp_path / order)).best.by_seed
+        for order in ("seed", "shared")
+    ]
+    assert scores[0][0] == scores[1][0] and len({score for both in scores for score in both}) == 3
 
 
 def test_values_that_do_not_go_together_fail_alone(tmp_path):

@@ -38,7 +38,7 @@ class Callback:
     """Every hook is optional. Hooks run in the order of the callbacks, in every process."""
 
     def planned(self, start: Start) -> Experiment:
-        """The experiment as it shall run. In every process, before anything is built."""
+        """The experiment as it shall run: asked in every process, once its data are read and before anything is written."""
         return start.experiment
 
     memory_name = ""
@@ -80,8 +80,6 @@ def planning(callbacks: Sequence[Callback]) -> list[Callback]:
 
 def planned(callbacks: Sequence[Callback], start: Start) -> Experiment:
     """The experiment as one callback after the other wants it; what they changed is said."""
-    if start.before is not None:
-        start.say("this run goes on as it was begun: nothing is looked for again (another --run-dir begins anew)")
     experiment = start.experiment
     for callback in callbacks:
         experiment = callback.planned(dataclasses.replace(start, experiment=experiment))

@@ -69,8 +69,8 @@ class Alone:
 class InTurn:
     """A `Program` of several jobs, the seeds of one trial, which take their steps in turn.
 
-    So their scores are there at the same steps. Their states lie on the devices side by side, all else is only that of the
-    one whose turn it is. Their batches may differ in shape.
+    So their scores are there at the same steps. Their states and next batches lie on the devices side by side; gradients and
+    activations are only those of the one whose turn it is. Batches of different orders may differ in shape.
     """
 
     program: Alone

@@ -19,6 +19,8 @@ from lepjax.tune import batch_finder, finder_plots, lr_finder
 from lepjax.tune.batch_finder import SIZES, BatchSizes, find_batch, with_rows
 from lepjax.tune.lr_finder import LrCurve, find_lr
 
+BEGUN = "with which this run was begun; another run directory looks anew"
+
 
 class FindBatch(Callback):
     """Gives a run the largest batch that fits, or the `knee`: the smallest that is nearly as fast as the fastest.
@@ -37,6 +39,7 @@ class FindBatch(Callback):
             fix = "Give one: the batch that is found decides what the run is called otherwise."
             raise UserError("no run_dir", where="FindBatch", fix=fix)
         if start.before is not None:
+            start.say(f"batch: {start.before.data.batch_size:,} rows, {BEGUN}")
             return with_rows(start.experiment, start.before.data.batch_size)
         if jax.process_count() > 1:
             fix = "Look with `lepjax find batch` on one machine, and pass --data.batch-size."
@@ -74,6 +77,7 @@ class FindLr(Callback):
     def planned(self, start: Start) -> Experiment:
         self.curve = None
         if start.before is not None:
+            start.say(f"learning rate: {start.before.optimizer.learning_rate:.2e}, {BEGUN}")
             return _with_rate(start.experiment, start.before.optimizer.learning_rate)
         self.curve = curve = find_lr(start.experiment, self.low, self.high, self.steps, start.splits)
         start.say(f"learning rate: {lr_finder.CAVEATS}")

@@ -66,8 +66,10 @@ def test_what_was_found_is_said(experiment):
     said = console.export_text()
     assert "lepjax: batch: 64 rows fit (no more were allowed or are there); with 64 an epoch has 8.0 steps\n" in said
     assert "lepjax: data.batch_size 128 -> 64\n" in said and batch_finder.CAVEATS in said
-    train(experiment, callbacks=[tune.FindBatch(most=32)], console=console)
-    assert "lepjax: this run goes on as it was begun: nothing is looked for again" in console.export_text()
+    train(experiment, callbacks=[tune.FindBatch(most=32), tune.FindLr(**LR)], console=console)
+    said = console.export_text()
+    assert "lepjax: batch: 64 rows, with which this run was begun; another run directory looks anew\n" in said
+    assert "lepjax: learning rate: 1.00e-03, with which this run was begun" in said
 
 
 def test_a_run_takes_the_rate_that_was_found(experiment):

@@ -28,6 +28,7 @@ import matplotlib.figure
 import numpy as np
 
 from lepjax import experiment as experiments
+from lepjax.core.colours import SERIES
 from lepjax.core.errors import guarded
 from lepjax.core.optimizers import Adam
 from lepjax.core.schedules import Constant, Cosine
@@ -35,7 +36,6 @@ from lepjax.data.text import TextFile
 from lepjax.experiment import Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
 from lepjax.models.mup import Mup
-from lepjax.report.curves import COLOURS
 from lepjax.tasks.language_modeling import LanguageModeling
 from lepjax.testing import Stepper, stepper
 from lepjax.testing.coordinates import FLAT, coordinates, slopes
@@ -152,7 +152,7 @@ def plot(found: Found, path: pathlib.Path) -> None:
         above, below = panels[0][column], panels[1][column]
         moves = found["coordinates"][name]
         for (module, label), style in zip(SHOWN.items(), ("-", "--"), strict=True):
-            for step, colour in ((0, COLOURS[0]), (len(next(iter(moves.values()))[module]) - 1, COLOURS[1])):
+            for step, colour in ((0, SERIES[0]), (len(next(iter(moves.values()))[module]) - 1, SERIES[1])):
                 changes = [moves[width][module][step] for width in moves]
                 above.plot(
                     list(map(int, moves)),
@@ -167,7 +167,7 @@ def plot(found: Found, path: pathlib.Path) -> None:
         above.set_yscale("log")
         above.set_title(f"{name}: mean change of activations", fontsize=10, loc="left")
         above.set_xlabel("width", fontsize=9)
-        for width, colour in zip(found["losses"][name], COLOURS, strict=False):
+        for width, colour in zip(found["losses"][name], SERIES, strict=False):
             losses = mean_losses(found, name, width)
             below.plot(
                 list(losses), list(losses.values()), color=colour, marker="o", markersize=3, label=f"width {width}"

@@ -4,7 +4,8 @@ Purpose   the MLP of experiments/digits_mlp.py for 200 steps and its evaluation,
           (a) 16 trials in one program against one after another with one compile; (b) against one after another with a
           compile each (no compile cache); (c) against Optuna driving a plain PyTorch loop of the same network in a process
           of its own, its AdamW as it comes and fused; (k) trials per minute for 1 to 64 side by side
-Command   python -m experiments.benchmarks.sweeps [--parts abck] [--blocks 10] [--peer-python PYTHON]
+Command   python -m experiments.benchmarks.sweeps [--parts abck] [--blocks 10] [--devices 1] [--peer-python PYTHON]
+          --devices 2: the trials of a program are spread over two CPU devices, which share the cores
           PYTHON: an environment with torch, optuna and numpy; without it (c) is left out
 Target    1.0 (a), 3 (b) and 2 (c) times the trials per minute, as the lower end of a 95 % interval
 Measured  see README.md
@@ -55,7 +56,7 @@ class Side:
 
     def __init__(self, together: int) -> None:
         self.goal = objective(experiment(), ("dev",))
-        self.groups = Groups(self.goal, together, None, jax.devices()[:1], {})
+        self.groups = Groups(self.goal, together, None, jax.devices()[: None if together > 1 else 1], {})
         self.together = together
 
     def run(self, many: list[Experiment]) -> list[float]:
@@ -92,8 +93,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="abck")
     parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--devices", type=int, default=1)
     parser.add_argument("--peer-python", default="")
     arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", arguments.devices)
     keep_freed_memory()
     stacked = block(Side(TRIALS))
 

@@ -41,7 +41,6 @@ from lepjax.experiment import Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
 from lepjax.models.llama import Llama
 from lepjax.models.llama_family import LlamaArchitecture
-from lepjax.models.model import Model
 from lepjax.ops.rope import Rope
 from lepjax.tasks.language_modeling import LanguageModeling
 
@@ -65,7 +64,7 @@ ON_GPU = {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
 class Case:
     """A model and the shape of its batch."""
 
-    model: Model
+    model: Gpt2 | Llama
     rows: int
     length: int
 

@@ -40,7 +40,7 @@ from lepjax.experiment import Built, Experiment, Steps
 from lepjax.models.gpt2 import Gpt2
 from lepjax.run.callbacks import Callback
 from lepjax.run.clock import Clock
-from lepjax.run.compiled import batch_shapes, compile_step
+from lepjax.run.compiled import Compiled, batch_shapes, compile_step
 from lepjax.run.directory import RunDirectory
 from lepjax.run.events import LogMetrics
 from lepjax.run.fit import Loop, early, fit
@@ -171,7 +171,7 @@ class FitBlocks(Callback):
                 callback.finished(loop)
 
 
-def lepjax_step(built: Built) -> tuple[Step, dict[str, Any]]:
+def lepjax_step(built: Built) -> tuple[Compiled, dict[str, Any]]:
     """lepjax's step as `lepjax train` compiles it, and the shardings of its batch."""
     shapes = batch_shapes(built.batches(1)[0], built.placement)
     step = compile_step(built.step, built.abstract, [shapes], built.placement)

@@ -13,20 +13,13 @@ from lepjax.core.serialise import to_json
 from lepjax.experiment import Steps
 from lepjax.models.gpt2 import Gpt2
 from lepjax.run import files, manifest
-from lepjax.run.callbacks import Callback
-from lepjax.run.fit import interrupted
 from lepjax.run.train import train
 from lepjax.testing import hex_losses
+from lepjax.testing.worker import StopAt
 from tests.tiny import TinyText, tiny
 
 FOLDER = pathlib.Path(__file__).parent / "fixtures" / f"format-{manifest.FORMAT}"
 KEPT = ("experiment.json", "plan.json", "metrics.jsonl", "checkpoints")
-
-
-class StopAt4(Callback):
-    def stepped(self, loop):
-        if loop.step == 4:
-            loop.stop = interrupted("stopped at 4")
 
 
 def experiment(run):
@@ -54,7 +47,7 @@ def main():
     quiet = Console(quiet=True)
     oracle = FOLDER.with_name("oracle")
     train(experiment(oracle), console=quiet)
-    train(experiment(FOLDER), callbacks=[StopAt4()], console=quiet)
+    train(experiment(FOLDER), callbacks=[StopAt(4)], console=quiet)
     for entry in FOLDER.iterdir():
         if entry.name not in KEPT:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

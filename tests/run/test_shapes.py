@@ -19,15 +19,14 @@ from lepjax.models.bert import Bert
 from lepjax.models.bert_family import BertArchitecture
 from lepjax.models.bert_heads import SequenceClassification
 from lepjax.run import train as running
-from lepjax.run.callbacks import Callback
 from lepjax.run.compiled import by_shape
 from lepjax.run.compiles import WatchCompiles
 from lepjax.run.evaluation import Evaluator
-from lepjax.run.fit import interrupted
 from lepjax.run.predict import applied, in_order, predict
 from lepjax.run.train import train
 from lepjax.tasks.classification import Classification
 from lepjax.testing import hex_losses
+from lepjax.testing.worker import StopAt
 
 QUIET = Console(quiet=True)
 BUCKETS, PACKED = Buckets(lengths=(8, 16)), Packed(length=32, slots=6)
@@ -167,19 +166,10 @@ def test_splits_of_equal_shapes_share_their_programs():
 # ---- resuming ----
 
 
-class Interrupt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def stepped(self, loop):
-        if loop.step == self.step:
-            loop.stop = interrupted("the test asked for it")
-
-
 def resumed(tmp_path, batching, at):
     """The losses of a run that was interrupted after step `at`."""
     chosen = experiment(batching, run_dir=str(tmp_path / "resumed"))
-    assert train(chosen, callbacks=[Interrupt(at)], console=QUIET).code == 75
+    assert train(chosen, callbacks=[StopAt(at)], console=QUIET).code == 75
     assert max(hex_losses(tmp_path / "resumed")) == at
     train(chosen, console=QUIET)
     return hex_losses(tmp_path / "resumed")
@@ -201,7 +191,7 @@ def test_a_longer_run_keeps_the_shapes_it_began_with(tmp_path):
     short, longer = (experiment(batching, length=Steps(n), run_dir=str(tmp_path / "run")) for n in (4, 4000))
     assert build(longer).plan.edges != build(short).plan.edges, "chosen anew they would be others"
     train(short, console=QUIET)
-    outcome = train(longer, callbacks=[Interrupt(6)], console=QUIET)
+    outcome = train(longer, callbacks=[StopAt(6)], console=QUIET)
     assert (outcome.code, outcome.result["steps"]) == (75, 6)
     assert outcome.directory.passes() == build(short).work.epochs
 

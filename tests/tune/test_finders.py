@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import os
+import pathlib
+import re
 import signal
 
 import pytest
@@ -10,25 +12,16 @@ from rich.console import Console
 
 from lepjax import tune
 from lepjax.core.errors import UserError
-from lepjax.run.callbacks import Callback
-from lepjax.run.fit import interrupted
 from lepjax.run.train import train
+from lepjax.testing.worker import StopAt
 from lepjax.tune import batch_finder, lr_finder
 from lepjax.tune.batch_finder import find_batch
 from lepjax.tune.lr_finder import find_lr
 from tests.tune.squares import Points, squares
 
+DOCS = pathlib.Path(__file__).parents[2] / "docs" / "tuning.md"
 QUIET = Console(quiet=True)
 LR = {"low": 1e-4, "high": 100.0, "steps": 80}
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def stepped(self, loop):
-        if loop.step == self.step:
-            loop.stop = interrupted("the test")
 
 
 def losses(outcome):
@@ -165,6 +158,12 @@ def test_a_signal_ends_the_search_and_the_run(experiment, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(experiment, callbacks=[tune.FindLr(**LR)], console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_line_of_the_docs_runs(experiment):
+    (line,) = re.findall(r"^train\(experiment, .*$", DOCS.read_text(), re.MULTILINE)
+    exec(compile(line, str(DOCS), "exec"), {"train": train, "tune": tune, "experiment": experiment})
+    assert {path.name for path in pathlib.Path(experiment.run_dir).iterdir()} >= {"find_lr.svg", "find_batch.svg"}
 
 
 def test_the_data_are_read_once(experiment, monkeypatch):

@@ -233,19 +233,22 @@ def test_a_state_that_is_not_finite_is_not_saved(saved, monkeypatch):
         checkpoints.restore(6, built.abstract)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file may grow beyond 64 KiB, as on a full disk."""
+    """No file may grow beyond 64 KiB, as on a full disk. No fixture: pytest's own output may be a file."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_a_full_disk_is_one_line_and_costs_nothing_older(saved, full_disk):
+def test_a_full_disk_is_one_line_and_costs_nothing_older(saved):
     built, state, checkpoints = saved
-    checkpoints.save(6, skipping(state, 6), META)
-    with pytest.raises(UserError, match=r"checkpoints: cannot be written \(.*needed, .* free\)") as caught:
+    cannot = pytest.raises(UserError, match=r"checkpoints: cannot be written \(.*needed, .* free\)")
+    with full_disk(), cannot as caught:
+        checkpoints.save(6, skipping(state, 6), META)
         checkpoints.wait()
     assert len(str(caught.value)) <= 300 and "\n" not in str(caught.value)
     assert sorted(p.name for p in checkpoints.path.iterdir()) == ["0", "5"]
@@ -256,13 +259,9 @@ def test_a_run_may_go_on_without_a_checkpoint_and_saves_when_there_is_space(save
     built, state, checkpoints = saved
     said, checkpoints.must = [], False
     checkpoints.say = said.append
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
-    try:
+    with full_disk():
         checkpoints.save(6, skipping(state, 6), META)
         checkpoints.wait()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert len(said) == 1 and "Going on without this checkpoint" in said[0]
     checkpoints.save(7, skipping(state, 7), META)
     checkpoints.wait()
@@ -281,11 +280,11 @@ def full_for_metadata(monkeypatch):
         yield patched
 
 
-def test_a_save_that_fails_twice_is_told_once(saved, full_disk, full_for_metadata):
+def test_a_save_that_fails_twice_is_told_once(saved, full_for_metadata):
     """Orbax keeps the second error for whoever waits next, which was the end of the run: a traceback for the one line."""
     _, state, checkpoints = saved
-    checkpoints.save(6, skipping(state, 6), META)
-    with pytest.raises(UserError, match=r"checkpoints: cannot be written \(.*needed, .* free\)"):
+    with full_disk(), pytest.raises(UserError, match=r"checkpoints: cannot be written \(.*needed, .* free\)"):
+        checkpoints.save(6, skipping(state, 6), META)
         checkpoints.close()
 
 
